@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// Memory of the CPU device. Freed blocks are kept and handed out again: since all ops of a device run in the order they
+// were called, a block may be given to a later op while an earlier one that uses it is still queued.
+
+#ifndef TERNFLASH_BINDING_ALLOCATOR_H_
+#define TERNFLASH_BINDING_ALLOCATOR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "stream.h"
+
+namespace ternflash {
+
+class Allocator {
+ public:
+  struct Block {
+    void* data;
+    size_t bytes;     // asked for
+    size_t capacity;  // of the block, its size class
+  };
+
+  explicit Allocator(std::shared_ptr<Stream> stream);
+  ~Allocator();  // the stream must have been shut down
+  Allocator(const Allocator&) = delete;
+  Allocator& operator=(const Allocator&) = delete;
+
+  // A buffer's number, or -1 if there is too little memory.
+  int64_t allocate(size_t bytes);
+  void free(uint32_t id);
+
+  // Null for a number that is not in use.
+  const Block* find(uint32_t id) const;
+
+  // Gives what is kept for reuse back to the system, once the ops queued so far have run.
+  void trim();
+
+ private:
+  void* obtain(size_t capacity);
+  void release(void* data);
+
+  std::shared_ptr<Stream> stream_;
+  std::vector<Block> blocks_;                          // by number
+  std::vector<uint32_t> unused_;                       // numbers to give out again
+  std::map<size_t, std::vector<void*>> kept_;          // by capacity
+  size_t kept_bytes_ = 0;
+  size_t live_bytes_ = 0;
+  size_t peak_bytes_ = 0;
+  bool poison_;  // TERNFLASH_POISON=1: fill new blocks with NaN, and check the bytes behind each when it is freed
+};
+
+}  // namespace ternflash
+
+#endif  // TERNFLASH_BINDING_ALLOCATOR_H_

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// THE CONTRACT between the binding and the kernels: one plain struct per op, the same fields as lib/backend.ts, where
+// the semantics are stated. Shapes are in the comments; every tensor is dense and row-major. Sizes are positive unless
+// a comment allows zero; everything has been validated in TypeScript.
+//
+// Letters: B batch, S sequence (Sq queries, Sk keys), H query heads, G key/value heads, D head dim, M tokens, N output
+// features, K input features, V vocabulary.
+
+#ifndef TERNFLASH_BINDING_OPS_H_
+#define TERNFLASH_BINDING_OPS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace ternflash {
+
+enum class DType : uint8_t { FLOAT32, FLOAT16, BFLOAT16, INT8, UINT8, INT32 };
+
+constexpr int MAX_RANK = 8;
+constexpr int MAX_ROPE_PAIRS = 128;
+
+// data is null for an absent optional tensor.
+struct Tensor {
+  void* data;
+  DType dtype;
+  int64_t length;  // elements
+};
+
+struct FillParams {
+  Tensor out;
+  double value;
+};
+
+struct CastParams {
+  Tensor x;
+  Tensor out;  // float to integer truncates and saturates, NaN gives 0
+};
+
+struct TransposeParams {
+  Tensor x;
+  Tensor out;
+  int rank;
+  int64_t shape[MAX_RANK];    // of out
+  int64_t strides[MAX_RANK];  // in x, per axis of out
+};
+
+enum class BinaryKind : uint8_t { ADD, MUL };
+struct BinaryParams {
+  BinaryKind kind;
+  Tensor a;
+  Tensor b;
+  Tensor out;  // [shape]; may alias an operand that is not broadcast
+  int rank;
+  int64_t shape[MAX_RANK];
+  int64_t a_strides[MAX_RANK];  // 0 where broadcast
+  int64_t b_strides[MAX_RANK];
+};
+
+struct ScaleParams {
+  Tensor x;
+  Tensor out;  // may alias x
+  double factor;
+  Tensor factor_tensor;  // float32 [1], optional
+};
+
+struct SumParams {
+  Tensor x;    // [outer, reduce, inner]
+  Tensor out;  // [outer, inner]
+  int64_t outer;
+  int64_t reduce;  // may be 0
+  int64_t inner;
+  double factor;
+};
+
+struct SoftmaxParams {
+  Tensor x;  // [rows, cols]
+  Tensor out;
+  int64_t rows;
+  int64_t cols;
+};
+
+struct SoftmaxBackwardParams {
+  Tensor out;  // [rows, cols]
+  Tensor d_out;
+  Tensor d_x;
+  int64_t rows;
+  int64_t cols;
+};
+
+struct ArgmaxParams {
+  Tensor x;    // [rows, cols]
+  Tensor out;  // int32 [rows]; the first index of the largest value, a NaN counts as the largest
+  int64_t rows;
+  int64_t cols;
+};
+
+struct MatmulParams {
+  Tensor a;     // [m, k], or [k, m] if transpose_a
+  Tensor b;     // [k, n], or [n, k] if transpose_b
+  Tensor bias;  // [n], optional
+  Tensor out;   // [m, n]
+  int64_t m;
+  int64_t n;
+  int64_t k;  // may be 0
+  bool transpose_a;
+  bool transpose_b;
+};
+
+struct EmbeddingParams {
+  Tensor weight;  // [V, K]
+  Tensor ids;     // int32 [M]; out of range: Context::fail
+  Tensor out;     // [M, K]
+  int64_t rows;
+  int64_t cols;
+  int64_t vocabulary;
+};
+
+struct EmbeddingBackwardParams {
+  Tensor d_out;     // [M, K]
+  Tensor ids;       // int32 [M]
+  Tensor d_weight;  // [V, K], rows no id names get 0
+  int64_t rows;
+  int64_t cols;
+  int64_t vocabulary;
+};
+
+struct RmsNormParams {
+  Tensor x;       // [M, K]
+  Tensor weight;  // [K], optional
+  Tensor out;     // [M, K]
+  Tensor rstd;    // float32 [M]
+  int64_t rows;
+  int64_t cols;
+  double eps;
+};
+
+struct RmsNormBackwardParams {
+  Tensor d_out;  // [M, K]
+  Tensor x;
+  Tensor weight;    // [K], optional
+  Tensor rstd;      // float32 [M]
+  Tensor d_x;       // [M, K]
+  Tensor d_weight;  // [K], absent exactly if weight is
+  int64_t rows;
+  int64_t cols;
+};
+
+struct RopeParams {
+  Tensor x;          // [tokens, heads, head_dim]
+  Tensor positions;  // int32 [tokens]
+  Tensor out;
+  int64_t tokens;
+  int64_t heads;
+  int64_t head_dim;
+  int64_t pairs;  // rotary_dim / 2
+  double frequencies[MAX_ROPE_PAIRS];
+  bool interleaved;
+  bool inverse;
+};
+
+enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU };
+struct GatedActivationParams {
+  GatedActivation kind;
+  Tensor gate;
+  Tensor up;
+  Tensor out;
+};
+
+struct GatedActivationBackwardParams {
+  GatedActivation kind;
+  Tensor d_out;
+  Tensor gate;
+  Tensor up;
+  Tensor d_gate;
+  Tensor d_up;
+};
+
+struct CrossEntropyParams {
+  Tensor logits;   // [M, V]
+  Tensor targets;  // int32 [M]; out of range and not ignore_index: Context::fail
+  Tensor loss;     // float32 [1]
+  Tensor lse;      // float32 [M]
+  Tensor count;    // float32 [1]
+  int64_t rows;
+  int64_t cols;
+  int32_t ignore_index;
+  bool mean;
+};
+
+struct CrossEntropyBackwardParams {
+  Tensor logits;
+  Tensor targets;
+  Tensor lse;
+  Tensor count;
+  Tensor d_loss;    // float32 [1]
+  Tensor d_logits;  // [M, V]
+  int64_t rows;
+  int64_t cols;
+  int32_t ignore_index;
+  bool mean;
+};
+
+struct QuantizeTernaryParams {
+  Tensor weight;  // [N, K]
+  Tensor packed;  // uint8 [N, ceil(K/4)]
+  Tensor scale;   // float32 [1]
+  int64_t rows;
+  int64_t cols;
+};
+
+struct DequantizeTernaryParams {
+  Tensor packed;
+  Tensor scale;  // float32 [1] or [N]
+  Tensor out;    // [N, K]
+  int64_t rows;
+  int64_t cols;
+};
+
+struct QuantizeActivationsParams {
+  Tensor x;       // [M, K]
+  Tensor codes;   // int8 [M, K]
+  Tensor scales;  // float32 [M]
+  int64_t rows;
+  int64_t cols;
+};
+
+struct TernaryMatmulInt8Params {
+  Tensor codes;              // int8 [M, K]
+  Tensor activation_scales;  // float32 [M]
+  Tensor packed;             // uint8 [N, ceil(K/4)]
+  Tensor weight_scale;       // float32 [1] or [N]
+  Tensor bias;               // [N], optional
+  Tensor out;                // [M, N]
+  int64_t m;
+  int64_t n;
+  int64_t k;
+};
+
+struct TernaryMatmulParams {
+  Tensor x;  // [M, K] float
+  Tensor packed;
+  Tensor weight_scale;
+  Tensor bias;
+  Tensor out;  // [M, N]
+  int64_t m;
+  int64_t n;
+  int64_t k;
+};
+
+struct TernaryMatmulBackwardParams {
+  Tensor d_out;  // [M, N]
+  Tensor packed;
+  Tensor weight_scale;
+  Tensor d_x;  // [M, K]
+  int64_t m;
+  int64_t n;
+  int64_t k;
+};
+
+struct BitLinearWeightBackwardParams {
+  Tensor d_out;              // [M, N]
+  Tensor codes;              // int8 [M, K]
+  Tensor activation_scales;  // float32 [M]
+  Tensor d_weight;           // [N, K]
+  int64_t m;
+  int64_t n;
+  int64_t k;
+};
+
+struct AttentionShape {
+  int64_t batch;
+  int64_t queries;
+  int64_t keys;  // may be 0
+  int64_t heads;
+  int64_t key_heads;
+  int64_t head_dim;      // 1..256
+  int64_t key_capacity;  // rows of k and v per batch entry
+  double scale;
+  int64_t window_left;  // -1: unlimited
+  int64_t window_right;
+};
+
+struct FlashAttentionParams {
+  AttentionShape shape;
+  Tensor q;    // [B, Sq, H, D]
+  Tensor k;    // [B, key_capacity, G, D]
+  Tensor v;    // [B, key_capacity, G, D]
+  Tensor out;  // [B, Sq, H, D]
+  Tensor lse;  // float32 [B, H, Sq]
+};
+
+struct FlashAttentionBackwardParams {
+  AttentionShape shape;
+  Tensor q;
+  Tensor k;
+  Tensor v;
+  Tensor out;
+  Tensor lse;
+  Tensor d_out;
+  Tensor d_lse;  // float32 [B, H, Sq], optional
+  Tensor d_q;    // [B, Sq, H, D]
+  Tensor d_k;    // [B, Sk, G, D]
+  Tensor d_v;
+  Tensor delta;  // float32 [B, H, Sq], workspace
+};
+
+struct KvCacheAppendParams {
+  Tensor x;      // [B, S, row_size]
+  Tensor cache;  // [B, capacity, row_size]
+  int64_t batch;
+  int64_t rows;
+  int64_t row_size;
+  int64_t capacity;
+  int64_t position;
+};
+
+struct AdamWParams {
+  size_t count;
+  const Tensor* parameters;
+  const Tensor* gradients;
+  const Tensor* first_moments;   // float32
+  const Tensor* second_moments;  // float32
+  const double* weight_decays;
+  double learning_rate;
+  double beta1;
+  double beta2;
+  double eps;
+  int64_t step;  // 1 for the first
+};
+
+struct GlobalNormParams {
+  size_t count;
+  const Tensor* tensors;
+  Tensor norm;         // float32 [1]
+  Tensor coefficient;  // float32 [1]
+  double max_norm;
+};
+
+}  // namespace ternflash
+
+// Every op of the contract, once: X(name_in_cpp, nameInTypeScript, ParamsStruct). The dispatch table of the CPU kernels
+// and the table of exported names are made from this list, so neither can miss one.
+#define TERNFLASH_OPS(X)                                                                  \
+  X(fill, "fill", FillParams)                                                             \
+  X(cast, "cast", CastParams)                                                             \
+  X(transpose, "transpose", TransposeParams)                                              \
+  X(binary, "binary", BinaryParams)                                                       \
+  X(scale, "scale", ScaleParams)                                                          \
+  X(sum, "sum", SumParams)                                                                \
+  X(softmax, "softmax", SoftmaxParams)                                                    \
+  X(softmax_backward, "softmaxBackward", SoftmaxBackwardParams)                           \
+  X(argmax, "argmax", ArgmaxParams)                                                       \
+  X(matmul, "matmul", MatmulParams)                                                       \
+  X(embedding, "embedding", EmbeddingParams)                                              \
+  X(embedding_backward, "embeddingBackward", EmbeddingBackwardParams)                     \
+  X(rms_norm, "rmsNorm", RmsNormParams)                                                   \
+  X(rms_norm_backward, "rmsNormBackward", RmsNormBackwardParams)                          \
+  X(rope, "rope", RopeParams)                                                             \
+  X(gated_activation, "gatedActivation", GatedActivationParams)                           \
+  X(gated_activation_backward, "gatedActivationBackward", GatedActivationBackwardParams)  \
+  X(cross_entropy, "crossEntropy", CrossEntropyParams)                                    \
+  X(cross_entropy_backward, "crossEntropyBackward", CrossEntropyBackwardParams)           \
+  X(quantize_ternary, "quantizeTernary", QuantizeTernaryParams)                           \
+  X(dequantize_ternary, "dequantizeTernary", DequantizeTernaryParams)                     \
+  X(quantize_activations, "quantizeActivations", QuantizeActivationsParams)               \
+  X(ternary_matmul_int8, "ternaryMatmulInt8", TernaryMatmulInt8Params)                    \
+  X(ternary_matmul, "ternaryMatmul", TernaryMatmulParams)                                 \
+  X(ternary_matmul_backward, "ternaryMatmulBackward", TernaryMatmulBackwardParams)        \
+  X(bit_linear_weight_backward, "bitLinearWeightBackward", BitLinearWeightBackwardParams) \
+  X(flash_attention, "flashAttention", FlashAttentionParams)                              \
+  X(flash_attention_backward, "flashAttentionBackward", FlashAttentionBackwardParams)     \
+  X(kv_cache_append, "kvCacheAppend", KvCacheAppendParams)                                \
+  X(adamw, "adamw", AdamWParams)                                                          \
+  X(global_norm, "globalNorm", GlobalNormParams)
+
+#endif  // TERNFLASH_BINDING_OPS_H_

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+#include "params.h"
+
+#include <utility>
+
+namespace ternflash {
+
+namespace {
+
+int64_t packed_bytes(int64_t rows, int64_t cols) { return rows * ((cols + 3) / 4); }
+
+// Elements reachable through a shape and strides.
+int64_t strided_length(int rank, const int64_t* shape, const int64_t* strides) {
+  int64_t last = 0;
+  for (int axis = 0; axis < rank; axis++) last += (shape[axis] - 1) * strides[axis];
+  return last + 1;
+}
+
+int64_t product(int rank, const int64_t* shape) {
+  int64_t result = 1;
+  for (int axis = 0; axis < rank; axis++) result *= shape[axis];
+  return result;
+}
+
+GatedActivation gated_activation_kind(const Args& args) {
+  return args.text("kind") == "swiglu" ? GatedActivation::SWIGLU : GatedActivation::RELU2_GLU;
+}
+
+AttentionShape attention_shape(const Args& args) {
+  AttentionShape shape;
+  shape.batch = args.integer("batch");
+  shape.queries = args.integer("queries");
+  shape.keys = args.integer("keys");
+  shape.heads = args.integer("heads");
+  shape.key_heads = args.integer("keyHeads");
+  shape.head_dim = args.integer("headDim");
+  shape.key_capacity = args.integer("keyCapacity");
+  shape.scale = args.number("scale");
+  shape.window_left = args.integer("windowLeft");
+  shape.window_right = args.integer("windowRight");
+  return shape;
+}
+
+}  // namespace
+
+void read(const Args& args, Call<FillParams>& call) {
+  call.params.out = args.tensor("out", 0);
+  call.params.value = args.number("value");
+}
+
+void read(const Args& args, Call<CastParams>& call) {
+  call.params.x = args.tensor("x", 0);
+  call.params.out = args.tensor("out", call.params.x.length);
+}
+
+void read(const Args& args, Call<TransposeParams>& call) {
+  TransposeParams& p = call.params;
+  p.rank = args.integers("shape", p.shape, MAX_RANK);
+  if (args.integers("strides", p.strides, MAX_RANK) != p.rank) args.fail("strides", "as many as axes");
+  p.x = args.tensor("x", strided_length(p.rank, p.shape, p.strides));
+  p.out = args.tensor("out", product(p.rank, p.shape));
+}
+
+void read(const Args& args, Call<BinaryParams>& call) {
+  BinaryParams& p = call.params;
+  p.kind = args.text("kind") == "add" ? BinaryKind::ADD : BinaryKind::MUL;
+  p.rank = args.integers("shape", p.shape, MAX_RANK);
+  if (args.integers("aStrides", p.a_strides, MAX_RANK) != p.rank) args.fail("aStrides", "as many as axes");
+  if (args.integers("bStrides", p.b_strides, MAX_RANK) != p.rank) args.fail("bStrides", "as many as axes");
+  p.a = args.tensor("a", strided_length(p.rank, p.shape, p.a_strides));
+  p.b = args.tensor("b", strided_length(p.rank, p.shape, p.b_strides));
+  p.out = args.tensor("out", product(p.rank, p.shape));
+}
+
+void read(const Args& args, Call<ScaleParams>& call) {
+  ScaleParams& p = call.params;
+  p.x = args.tensor("x", 0);
+  p.out = args.tensor("out", p.x.length);
+  p.factor = args.number("factor");
+  p.factor_tensor = args.optional_tensor("factorTensor", 1);
+}
+
+void read(const Args& args, Call<SumParams>& call) {
+  SumParams& p = call.params;
+  p.outer = args.integer("outer");
+  p.reduce = args.integer("reduce");
+  p.inner = args.integer("inner");
+  p.factor = args.number("factor");
+  p.x = args.tensor("x", p.outer * p.reduce * p.inner);
+  p.out = args.tensor("out", p.outer * p.inner);
+}
+
+void read(const Args& args, Call<SoftmaxParams>& call) {
+  SoftmaxParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.out = args.tensor("out", p.rows * p.cols);
+}
+
+void read(const Args& args, Call<SoftmaxBackwardParams>& call) {
+  SoftmaxBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.out = args.tensor("out", p.rows * p.cols);
+  p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_x = args.tensor("dX", p.rows * p.cols);
+}
+
+void read(const Args& args, Call<ArgmaxParams>& call) {
+  ArgmaxParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.out = args.tensor("out", p.rows);
+}
+
+void read(const Args& args, Call<MatmulParams>& call) {
+  MatmulParams& p = call.params;
+  p.m = args.integer("m");
+  p.n = args.integer("n");
+  p.k = args.integer("k");
+  p.transpose_a = args.flag("transposeA");
+  p.transpose_b = args.flag("transposeB");
+  p.a = args.tensor("a", p.m * p.k);
+  p.b = args.tensor("b", p.n * p.k);
+  p.bias = args.optional_tensor("bias", p.n);
+  p.out = args.tensor("out", p.m * p.n);
+}
+
+void read(const Args& args, Call<EmbeddingParams>& call) {
+  EmbeddingParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.vocabulary = args.integer("vocabulary");
+  p.weight = args.tensor("weight", p.vocabulary * p.cols);
+  p.ids = args.tensor("ids", p.rows);
+  p.out = args.tensor("out", p.rows * p.cols);
+}
+
+void read(const Args& args, Call<EmbeddingBackwardParams>& call) {
+  EmbeddingBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.vocabulary = args.integer("vocabulary");
+  p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.ids = args.tensor("ids", p.rows);
+  p.d_weight = args.tensor("dWeight", p.vocabulary * p.cols);
+}
+
+void read(const Args& args, Call<RmsNormParams>& call) {
+  RmsNormParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.eps = args.number("eps");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.out = args.tensor("out", p.rows * p.cols);
+  p.rstd = args.tensor("rstd", p.rows);
+}
+
+void read(const Args& args, Call<RmsNormBackwardParams>& call) {
+  RmsNormBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.rstd = args.tensor("rstd", p.rows);
+  p.d_x = args.tensor("dX", p.rows * p.cols);
+  p.d_weight = args.optional_tensor("dWeight", p.cols);
+}
+
+void read(const Args& args, Call<RopeParams>& call) {
+  RopeParams& p = call.params;
+  p.tokens = args.integer("tokens");
+  p.heads = args.integer("heads");
+  p.head_dim = args.integer("headDim");
+  const std::vector<double> frequencies = args.numbers("frequencies");
+  p.pairs = static_cast<int64_t>(frequencies.size());
+  if (p.pairs > MAX_ROPE_PAIRS || 2 * p.pairs > p.head_dim) args.fail("frequencies", "a shorter list");
+  for (int64_t pair = 0; pair < p.pairs; pair++) p.frequencies[pair] = frequencies[static_cast<size_t>(pair)];
+  p.interleaved = args.flag("interleaved");
+  p.inverse = args.flag("inverse");
+  p.x = args.tensor("x", p.tokens * p.heads * p.head_dim);
+  p.positions = args.tensor("positions", p.tokens);
+  p.out = args.tensor("out", p.tokens * p.heads * p.head_dim);
+}
+
+void read(const Args& args, Call<GatedActivationParams>& call) {
+  GatedActivationParams& p = call.params;
+  p.kind = gated_activation_kind(args);
+  p.gate = args.tensor("gate", 0);
+  p.up = args.tensor("up", p.gate.length);
+  p.out = args.tensor("out", p.gate.length);
+}
+
+void read(const Args& args, Call<GatedActivationBackwardParams>& call) {
+  GatedActivationBackwardParams& p = call.params;
+  p.kind = gated_activation_kind(args);
+  p.gate = args.tensor("gate", 0);
+  p.up = args.tensor("up", p.gate.length);
+  p.d_out = args.tensor("dOut", p.gate.length);
+  p.d_gate = args.tensor("dGate", p.gate.length);
+  p.d_up = args.tensor("dUp", p.gate.length);
+}
+
+void read(const Args& args, Call<CrossEntropyParams>& call) {
+  CrossEntropyParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
+  p.mean = args.flag("mean");
+  p.logits = args.tensor("logits", p.rows * p.cols);
+  p.targets = args.tensor("targets", p.rows);
+  p.loss = args.tensor("loss", 1);
+  p.lse = args.tensor("lse", p.rows);
+  p.count = args.tensor("count", 1);
+}
+
+void read(const Args& args, Call<CrossEntropyBackwardParams>& call) {
+  CrossEntropyBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
+  p.mean = args.flag("mean");
+  p.logits = args.tensor("logits", p.rows * p.cols);
+  p.targets = args.tensor("targets", p.rows);
+  p.lse = args.tensor("lse", p.rows);
+  p.count = args.tensor("count", 1);
+  p.d_loss = args.tensor("dLoss", 1);
+  p.d_logits = args.tensor("dLogits", p.rows * p.cols);
+}
+
+void read(const Args& args, Call<QuantizeTernaryParams>& call) {
+  QuantizeTernaryParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.weight = args.tensor("weight", p.rows * p.cols);
+  p.packed = args.tensor("packed", packed_bytes(p.rows, p.cols));
+  p.scale = args.tensor("scale", 1);
+}
+
+void read(const Args& args, Call<DequantizeTernaryParams>& call) {
+  DequantizeTernaryParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.packed = args.tensor("packed", packed_bytes(p.rows, p.cols));
+  p.scale = args.tensor("scale", 1);
+  p.out = args.tensor("out", p.rows * p.cols);
+}
+
+void read(const Args& args, Call<QuantizeActivationsParams>& call) {
+  QuantizeActivationsParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.codes = args.tensor("codes", p.rows * p.cols);
+  p.scales = args.tensor("scales", p.rows);
+}
+
+void read(const Args& args, Call<TernaryMatmulInt8Params>& call) {
+  TernaryMatmulInt8Params& p = call.params;
+  p.m = args.integer("m");
+  p.n = args.integer("n");
+  p.k = args.integer("k");
+  p.codes = args.tensor("codes", p.m * p.k);
+  p.activation_scales = args.tensor("activationScales", p.m);
+  p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
+  p.weight_scale = args.tensor("weightScale", 1);
+  p.bias = args.optional_tensor("bias", p.n);
+  p.out = args.tensor("out", p.m * p.n);
+}
+
+void read(const Args& args, Call<TernaryMatmulParams>& call) {
+  TernaryMatmulParams& p = call.params;
+  p.m = args.integer("m");
+  p.n = args.integer("n");
+  p.k = args.integer("k");
+  p.x = args.tensor("x", p.m * p.k);
+  p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
+  p.weight_scale = args.tensor("weightScale", 1);
+  p.bias = args.optional_tensor("bias", p.n);
+  p.out = args.tensor("out", p.m * p.n);
+}
+
+void read(const Args& args, Call<TernaryMatmulBackwardParams>& call) {
+  TernaryMatmulBackwardParams& p = call.params;
+  p.m = args.integer("m");
+  p.n = args.integer("n");
+  p.k = args.integer("k");
+  p.d_out = args.tensor("dOut", p.m * p.n);
+  p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
+  p.weight_scale = args.tensor("weightScale", 1);
+  p.d_x = args.tensor("dX", p.m * p.k);
+}
+
+void read(const Args& args, Call<BitLinearWeightBackwardParams>& call) {
+  BitLinearWeightBackwardParams& p = call.params;
+  p.m = args.integer("m");
+  p.n = args.integer("n");
+  p.k = args.integer("k");
+  p.d_out = args.tensor("dOut", p.m * p.n);
+  p.codes = args.tensor("codes", p.m * p.k);
+  p.activation_scales = args.tensor("activationScales", p.m);
+  p.d_weight = args.tensor("dWeight", p.n * p.k);
+}
+
+void read(const Args& args, Call<FlashAttentionParams>& call) {
+  FlashAttentionParams& p = call.params;
+  const AttentionShape s = p.shape = attention_shape(args);
+  const int64_t query_length = s.batch * s.queries * s.heads * s.head_dim;
+  const int64_t key_length = s.batch * s.key_capacity * s.key_heads * s.head_dim;
+  p.q = args.tensor("q", query_length);
+  p.k = args.tensor("k", key_length);
+  p.v = args.tensor("v", key_length);
+  p.out = args.tensor("out", query_length);
+  p.lse = args.tensor("lse", s.batch * s.heads * s.queries);
+}
+
+void read(const Args& args, Call<FlashAttentionBackwardParams>& call) {
+  FlashAttentionBackwardParams& p = call.params;
+  const AttentionShape s = p.shape = attention_shape(args);
+  const int64_t query_length = s.batch * s.queries * s.heads * s.head_dim;
+  const int64_t key_length = s.batch * s.keys * s.key_heads * s.head_dim;
+  const int64_t row_count = s.batch * s.heads * s.queries;
+  p.q = args.tensor("q", query_length);
+  p.k = args.tensor("k", key_length);
+  p.v = args.tensor("v", key_length);
+  p.out = args.tensor("out", query_length);
+  p.lse = args.tensor("lse", row_count);
+  p.d_out = args.tensor("dOut", query_length);
+  p.d_lse = args.optional_tensor("dLse", row_count);
+  p.d_q = args.tensor("dQ", query_length);
+  p.d_k = args.tensor("dK", key_length);
+  p.d_v = args.tensor("dV", key_length);
+  p.delta = args.tensor("delta", row_count);
+}
+
+void read(const Args& args, Call<KvCacheAppendParams>& call) {
+  KvCacheAppendParams& p = call.params;
+  p.batch = args.integer("batch");
+  p.rows = args.integer("rows");
+  p.row_size = args.integer("rowSize");
+  p.capacity = args.integer("capacity");
+  p.position = args.integer("position");
+  if (p.position < 0 || p.position + p.rows > p.capacity) args.fail("position", "room in the cache");
+  p.x = args.tensor("x", p.batch * p.rows * p.row_size);
+  p.cache = args.tensor("cache", p.batch * p.capacity * p.row_size);
+}
+
+void read(const Args& args, Call<AdamWParams>& call) {
+  AdamWParams& p = call.params;
+  call.numbers = args.numbers("weightDecays");
+  call.tensors.push_back(args.tensors("parameters"));
+  call.tensors.push_back(args.tensors("gradients"));
+  call.tensors.push_back(args.tensors("firstMoments"));
+  call.tensors.push_back(args.tensors("secondMoments"));
+  p.count = call.numbers.size();
+  for (const std::vector<Tensor>& list : call.tensors) {
+    if (list.size() != p.count) args.fail("parameters", "lists of equal length");
+    for (size_t i = 0; i < p.count; i++)
+      if (list[i].length != call.tensors[0][i].length) args.fail("gradients", "tensors of their parameter's length");
+  }
+  p.parameters = call.tensors[0].data();
+  p.gradients = call.tensors[1].data();
+  p.first_moments = call.tensors[2].data();
+  p.second_moments = call.tensors[3].data();
+  p.weight_decays = call.numbers.data();
+  p.learning_rate = args.number("learningRate");
+  p.beta1 = args.number("beta1");
+  p.beta2 = args.number("beta2");
+  p.eps = args.number("eps");
+  p.step = args.integer("step");
+}
+
+void read(const Args& args, Call<GlobalNormParams>& call) {
+  GlobalNormParams& p = call.params;
+  call.tensors.push_back(args.tensors("tensors"));
+  p.count = call.tensors[0].size();
+  p.tensors = call.tensors[0].data();
+  p.norm = args.tensor("norm", 1);
+  p.coefficient = args.tensor("coefficient", 1);
+  p.max_norm = args.number("maxNorm");
+}
+
+}  // namespace ternflash

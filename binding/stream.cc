@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+#include "stream.h"
+
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <utility>
+
+namespace ternflash {
+
+namespace {
+constexpr size_t ALIGNMENT = 64;
+constexpr int MAX_THREADS = 256;
+}  // namespace
+
+void* Stream::Scratch::grow(size_t wanted) {
+  if (wanted <= bytes) return data;
+  std::free(data);
+  bytes = 0;
+  const size_t rounded = (wanted + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  data = std::aligned_alloc(ALIGNMENT, rounded);
+  if (!data) throw std::bad_alloc();
+  bytes = rounded;
+  return data;
+}
+
+Stream::Scratch::~Scratch() { std::free(data); }
+
+Stream::Stream() : pool_(cpu::ThreadPool::shared()), thread_scratch_(MAX_THREADS) {
+  thread_ = std::thread([this] { loop(); });
+}
+
+Stream::~Stream() { shutdown(); }
+
+void Stream::enqueue(const char* op, std::function<void(Stream&)> task) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stopping_) return;
+    queue_.push_back({op, std::move(task)});
+  }
+  changed_.notify_all();
+}
+
+void Stream::wait() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || (queue_.empty() && !busy_); });
+}
+
+void Stream::shutdown() {
+  std::deque<Task> dropped;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+    dropped.swap(queue_);
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+Failure Stream::take_failure() { return std::exchange(failure_, Failure{}); }
+
+void Stream::loop() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    if (stopping_) return;
+    Task task = std::move(queue_.front());
+    queue_.pop_front();
+    busy_ = true;
+    lock.unlock();
+    running_op_ = task.op;
+    try {
+      task.run(*this);
+    } catch (const std::bad_alloc&) {
+      fail("expected enough memory for workspace, got too little");
+    } catch (const std::exception& error) {
+      fail(error.what());
+    }
+    task.run = nullptr;  // what it holds ends before anybody hears that it is done
+    lock.lock();
+    busy_ = false;
+    if (queue_.empty()) changed_.notify_all();
+  }
+}
+
+void Stream::parallel_for(int64_t tasks, void (*body)(void*, int64_t, int), void* state) {
+  if (tasks > 0) pool_->run(tasks, body, state);
+}
+
+void* Stream::thread_scratch(int thread, size_t bytes) { return thread_scratch_[static_cast<size_t>(thread)].grow(bytes); }
+
+void* Stream::shared_scratch(size_t bytes) { return shared_scratch_.grow(bytes); }
+
+void Stream::fail(const char* message) {
+  if (!failure_) failure_ = {running_op_, message};
+}
+
+}  // namespace ternflash

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// Flash attention, forward: out = softmax(scale * q k^T + mask) v, lse = log of the softmax's denominator.
+//
+//   q, out [B, Sq, H, D], k, v [B, key_capacity, G, D], lse [B, H, Sq]
+//
+// Never a matrix of Sq x Sk: a task owns a tile of packed rows (attention_rows.h) of one batch entry and key head and walks
+// over tiles of keys with the running maximum, sum and output of each row (Dao 2023, FlashAttention-2, algorithm 1):
+//
+//   s = K q^T              [keys][rows], so that a vector holds one key's scores of LANES rows and the softmax needs no
+//                          sums across lanes
+//   p = exp(s - maximum)   over s
+//   out = out * exp(old maximum - maximum) + p^T V
+//
+// Key tiles that no row of the tile sees are not visited, in a tile on the edge of the mask the products skip blocks that
+// are wholly masked, and only vectors on that edge compare key numbers.
+//
+// Few rows (decoding): lanes would stay empty, so the scores are dot products along D instead, [rows][keys]. When
+// one tile holds all rows of a key head, tasks also split the keys, SPLIT_KEYS each, and a second step merges their
+// results. Tiles and splits depend on the shape alone, so a result does not depend on the number of threads.
+//
+// Scratch per thread: about 380 KB, of which head dim 64 touches 120 KB.
+
+#include "attention_rows.h"
+#include "kernels.h"
+#include "tile_gemm.h"
+
+namespace {
+
+using ternflash::AttentionShape;
+using ternflash::FlashAttentionParams;
+
+// Tuned on a Zen 4 server (32 KB of L1, 1 MB of L2): the scores of a tile fit in L1, a multiple of BLOCK_ROWS either way.
+constexpr int ROWS = 192;
+constexpr int KEYS = 48;
+constexpr int SPLIT_KEYS = 10 * KEYS;
+// Up to FEW_ROWS rows dot products beat vectors that are mostly padding. With few keys as well there is little to win, and scores
+// that are summed in the order of the backward pass make its p exact where a row sees a single key.
+constexpr int FEW_ROWS = LANES / 2;
+constexpr int MANY_KEYS = 4 * KEYS;
+
+struct Scratch {
+  alignas(64) float q[MAX_HEAD_DIM * ROWS];  // [D][ROWS], or [rows][ROW_STRIDE] for few rows; scaled
+  alignas(64) float k[KEYS * ROW_STRIDE];
+  alignas(64) float v[KEYS * ROW_STRIDE];
+  alignas(64) float p[KEYS * ROWS];  // [KEYS][ROWS], or [rows][ROWS] for few rows: scores, then probabilities
+  alignas(64) float out[ROWS * ROW_STRIDE];
+  alignas(64) float maximum[ROWS];
+  alignas(64) float sum[ROWS];
+  alignas(64) float rescale[ROWS];
+  alignas(64) int32_t first_key[ROWS];
+  alignas(64) int32_t end_key[ROWS];
+};
+static_assert(FEW_ROWS * ROW_STRIDE <= MAX_HEAD_DIM * ROWS && KEYS <= ROWS && KEYS % LANES == 0, "the few-rows layouts must fit");
+
+// A tile of packed rows [row_begin, row_begin + count).
+struct RowTile {
+  const FlashAttentionParams& params;
+  const AttentionRows& rows;
+  int64_t row_begin;
+  int64_t count;
+};
+
+static void start_rows(const RowTile& tile, Scratch& scratch) {
+  for (int64_t i = 0; i < round_up(tile.count, LANES); i++) {
+    // Padding lanes see what the last row sees.
+    const int64_t row = tile.row_begin + min64(i, tile.count - 1);
+    scratch.first_key[i] = int32_t(tile.rows.first_key(row));
+    scratch.end_key[i] = int32_t(tile.rows.end_key(row));
+    scratch.maximum[i] = -INFINITE;
+    scratch.sum[i] = 0.0f;
+  }
+  const int64_t width = round_up(tile.params.shape.head_dim, LANES);
+  for (int64_t i = 0; i < tile.count; i++)
+    for (int64_t d = 0; d < width; d++) scratch.out[i * ROW_STRIDE + d] = 0.0f;
+}
+
+// The new maximum leads; the maximum to subtract is 0 for a row that has seen no key, so that -inf - -inf never happens.
+TERNFLASH_INLINE Vec finite_maximum(Vec maximum) { return maximum == -INFINITE ? Vec{} : maximum; }
+
+// Scores to probabilities for one vector of rows, p pointing at its column; scores exist in keys [begin, end) of the tile's
+// `keys`, the other probabilities are 0.
+template <bool MASKED>
+static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, int64_t begin, int64_t end) {
+  float* p = scratch.p + lane;
+  const VecInt first = load_int(scratch.first_key + lane) - int32_t(key_begin);
+  const VecInt last = load_int(scratch.end_key + lane) - int32_t(key_begin);
+  const Vec old_maximum = load(scratch.maximum + lane);
+  Vec maxima[4] = {old_maximum, old_maximum, old_maximum, old_maximum};  // four, to hide the latency
+  int64_t j = begin;
+  for (; j + 4 <= end; j += 4) {
+    TERNFLASH_UNROLL
+    for (int u = 0; u < 4; u++) {
+      Vec s = load(p + (j + u) * ROWS);
+      if (MASKED) {
+        s = mask_score(s, VecInt{} + int32_t(j + u), first, last);
+        store(p + (j + u) * ROWS, s);
+      }
+      maxima[u] = vec_max(maxima[u], s);
+    }
+  }
+  for (; j < end; j++) {
+    Vec s = load(p + j * ROWS);
+    if (MASKED) {
+      s = mask_score(s, VecInt{} + int32_t(j), first, last);
+      store(p + j * ROWS, s);
+    }
+    maxima[0] = vec_max(maxima[0], s);
+  }
+  const Vec maximum = vec_max(vec_max(maxima[0], maxima[1]), vec_max(maxima[2], maxima[3]));
+  const Vec subtract = finite_maximum(maximum);
+  const Vec rescale = softmax_exp(old_maximum - subtract);
+  Vec sum = load(scratch.sum + lane) * rescale;
+  for (j = begin; j < end; j++) {
+    const Vec e = softmax_exp(load(p + j * ROWS) - subtract);
+    store(p + j * ROWS, e);
+    sum += e;
+  }
+  store(scratch.maximum + lane, maximum);
+  store(scratch.sum + lane, sum);
+  store(scratch.rescale + lane, rescale);
+}
+
+// Keys [key_begin, key_begin + keys) for a tile of rows as columns; the next step's keys end at next_end.
+static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, int64_t next_end, Scratch& scratch) {
+  const int64_t head_dim = tile.params.shape.head_dim;
+  const int64_t vectors = ceil_div(tile.count, LANES);
+  const int64_t next = key_begin + keys;
+  const auto key_start = [&](int64_t key) { return tile.rows.key_start(key); };
+  for (int64_t vector = 0; vector < vectors; vector += BLOCK_VECTORS) {
+    const int64_t vector_end = min64(vector + BLOCK_VECTORS, vectors);
+    prefetch_rows(tile.params.k, head_dim, min64(next_end, next + vector * KEYS / vectors),
+                  min64(next_end, next + vector_end * KEYS / vectors), key_start);
+    const int64_t lane_begin = vector * LANES;
+    const int64_t lane_end = vector_end * LANES;
+    // Both limits rise with the row: the first and last lane tell what all lanes see, and what any lane sees.
+    const int64_t begin = max64(scratch.first_key[lane_begin] - key_begin, 0);
+    const int64_t end = max64(begin, min64(scratch.end_key[lane_end - 1] - key_begin, keys));
+    const bool masked = scratch.first_key[lane_end - 1] > key_begin + begin || scratch.end_key[lane_begin] < key_begin + end;
+    tile_gemm<ROW_STRIDE, 1>({end - begin, vector_end - vector, head_dim, scratch.k + begin * ROW_STRIDE,
+                              scratch.q + lane_begin, ROWS, scratch.p + begin * ROWS + lane_begin, ROWS, Start::ZERO,
+                              nullptr});
+    for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
+      if (masked)
+        softmax_column<true>(scratch, lane, key_begin, begin, end);
+      else
+        softmax_column<false>(scratch, lane, key_begin, begin, end);
+      for (int64_t j = 0; j < min64(begin, keys); j++) store(scratch.p + j * ROWS + lane, Vec{});
+      for (int64_t j = end; j < keys; j++) store(scratch.p + j * ROWS + lane, Vec{});
+    }
+  }
+  for (int64_t row = 0; row < tile.count; row += BLOCK_ROWS) {
+    const int64_t row_end = min64(row + BLOCK_ROWS, tile.count);
+    prefetch_rows(tile.params.v, head_dim, min64(next_end, next + row * KEYS / tile.count),
+                  min64(next_end, next + row_end * KEYS / tile.count), key_start);
+    const int64_t begin = min64(max64(scratch.first_key[row] - key_begin, 0), keys);
+    const int64_t end = max64(begin, min64(scratch.end_key[row_end - 1] - key_begin, keys));
+    tile_gemm<1, ROWS>({row_end - row, ceil_div(head_dim, LANES), end - begin, scratch.p + begin * ROWS + row,
+                        scratch.v + begin * ROW_STRIDE, ROW_STRIDE, scratch.out + row * ROW_STRIDE, ROW_STRIDE,
+                        Start::SCALED_C, scratch.rescale + row});
+  }
+}
+
+// Sums of the lanes of LANES vectors, as one vector. Each level adds the halves of all segments of WIDTH lanes of a pair of
+// vectors, which leaves twice as many segments, half as wide, in order, in one vector.
+template <int... LANE>
+struct LaneList {};
+template <int COUNT, int... LANE>
+struct MakeLaneList : MakeLaneList<COUNT - 1, COUNT - 1, LANE...> {};
+template <int... LANE>
+struct MakeLaneList<0, LANE...> {
+  typedef LaneList<LANE...> List;
+};
+constexpr int half_segment(int lane, int width) { return lane / (width / 2) * width + lane % (width / 2); }
+
+template <int WIDTH, int... LANE>
+TERNFLASH_INLINE Vec fold_halves(Vec a, Vec b, LaneList<LANE...>) {
+  return __builtin_shufflevector(a, b, half_segment(LANE, WIDTH)...) +
+         __builtin_shufflevector(a, b, (half_segment(LANE, WIDTH) + WIDTH / 2)...);
+}
+
+template <int WIDTH>
+TERNFLASH_INLINE Vec lane_sums(Vec* vectors) {
+  if constexpr (WIDTH == 1) {
+    return vectors[0];
+  } else {
+    TERNFLASH_UNROLL
+    for (int i = 0; i < WIDTH / 2; i++)
+      vectors[i] = fold_halves<WIDTH>(vectors[2 * i], vectors[2 * i + 1], typename MakeLaneList<LANES>::List());
+    return lane_sums<WIDTH / 2>(vectors);
+  }
+}
+
+// Keys [key_begin, key_begin + keys) for a few rows, p being [rows][ROWS].
+static void few_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, Scratch& scratch) {
+  const int64_t width = round_up(tile.params.shape.head_dim, LANES);
+  for (int64_t j = 0; j < keys; j += LANES) {
+    // Past the last key the tile holds what an earlier tile left, or nothing yet: such scores are masked.
+    const VecInt key = count_from(key_begin + j);
+    const int32_t key_end = int32_t(key_begin + keys);
+    for (int64_t i = 0; i < tile.count; i++) {
+      const float* q = scratch.q + i * ROW_STRIDE;
+      const float* k = scratch.k + j * ROW_STRIDE;
+      Vec sums[LANES] = {};
+      for (int64_t d = 0; d < width; d += LANES) {
+        const Vec q_part = load(q + d);
+        TERNFLASH_UNROLL
+        for (int u = 0; u < LANES; u++) sums[u] += load(k + u * ROW_STRIDE + d) * q_part;
+      }
+      const int32_t end = scratch.end_key[i] < key_end ? scratch.end_key[i] : key_end;
+      store(scratch.p + i * ROWS + j,
+            mask_score(lane_sums<LANES>(sums), key, VecInt{} + scratch.first_key[i], VecInt{} + end));
+    }
+  }
+  for (int64_t i = 0; i < tile.count; i++) {
+    float* p = scratch.p + i * ROWS;
+    Vec maxima = broadcast(scratch.maximum[i]);
+    for (int64_t j = 0; j < keys; j += LANES) maxima = vec_max(maxima, load(p + j));
+    const float maximum = vec_max_lane(maxima);
+    const Vec subtract = finite_maximum(broadcast(maximum));
+    Vec sums = Vec{};
+    for (int64_t j = 0; j < keys; j += LANES) {
+      const Vec e = softmax_exp(load(p + j) - subtract);
+      store(p + j, e);
+      sums += e;
+    }
+    const float rescale = softmax_exp(broadcast(scratch.maximum[i]) - subtract)[0];
+    scratch.maximum[i] = maximum;
+    scratch.sum[i] = scratch.sum[i] * rescale + vec_sum(sums);
+    scratch.rescale[i] = rescale;
+  }
+  tile_gemm<ROWS, 1>({tile.count, width / LANES, keys, scratch.p, scratch.v, ROW_STRIDE, scratch.out, ROW_STRIDE,
+                      Start::SCALED_C, scratch.rescale});
+}
+
+// Leaves out, sum and maximum of the tile's rows over keys [split_begin, split_end) in scratch.
+static void attend(const RowTile& tile, int64_t split_begin, int64_t split_end, Scratch& scratch) {
+  const AttentionShape& shape = tile.params.shape;
+  const bool few = tile.count <= FEW_ROWS && shape.keys > MANY_KEYS;
+  start_rows(tile, scratch);
+  const auto row_start = [&](int64_t i) { return tile.rows.start(tile.row_begin + i); };
+  if (few)
+    load_tile(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
+  else
+    load_tile_transposed<ROWS>(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
+
+  const int64_t begin = max64(split_begin, scratch.first_key[0]);
+  const int64_t end = min64(split_end, scratch.end_key[tile.count - 1]);
+  for (int64_t key = begin; key < end; key += KEYS) {
+    const int64_t keys = min64(KEYS, end - key);
+    const auto key_start = [&](int64_t i) { return tile.rows.key_start(key + i); };
+    load_tile(tile.params.k, shape.head_dim, keys, key_start, 1.0f, scratch.k);
+    load_tile(tile.params.v, shape.head_dim, keys, key_start, 1.0f, scratch.v);
+    if (few)
+      few_rows_step(tile, key, keys, scratch);
+    else
+      many_rows_step(tile, key, keys, min64(key + 2 * KEYS, end), scratch);
+  }
+}
+
+static void finish_row(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, float maximum, float sum,
+                       float* out) {
+  const int64_t head_dim = params.shape.head_dim;
+  const bool sees_a_key = maximum != -INFINITE;
+  const float factor = sees_a_key ? 1.0f / sum : 0.0f;
+  for (int64_t d = 0; d < head_dim; d++) out[d] *= factor;
+  store_floats(params.out, rows.start(row), head_dim, out);
+  static_cast<float*>(params.lse.data)[rows.statistic(row)] = sees_a_key ? maximum + __builtin_logf(sum) : -INFINITE;
+}
+
+// The results of a row's splits, [splits][max_rows][2 + D]: maximum, sum, out not yet divided by the sum.
+static void merge_splits(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, const float* partial,
+                         int64_t splits, int64_t split_stride) {
+  const int64_t head_dim = params.shape.head_dim;
+  float maximum = -INFINITE;
+  for (int64_t split = 0; split < splits; split++) {
+    const float candidate = partial[split * split_stride];
+    maximum = candidate > maximum ? candidate : maximum;
+  }
+  float out[MAX_HEAD_DIM] = {};
+  float sum = 0.0f;
+  for (int64_t split = 0; split < splits; split++) {
+    const float* from = partial + split * split_stride;
+    if (from[0] == -INFINITE) continue;
+    const float factor = softmax_exp(broadcast(from[0] - maximum))[0];
+    sum += factor * from[1];
+    for (int64_t d = 0; d < head_dim; d++) out[d] += factor * from[2 + d];
+  }
+  finish_row(params, rows, row, maximum, sum, out);
+}
+
+}  // namespace
+
+namespace ternflash::cpu::TERNFLASH_ISA {
+
+void flash_attention(const FlashAttentionParams& params, Context& context) {
+  const AttentionShape& shape = params.shape;
+  const int64_t max_rows = ceil_div(shape.heads, shape.key_heads) * shape.queries;
+  const int64_t tiles = ceil_div(max_rows, ROWS);
+  const int64_t splits = tiles == 1 ? max64(1, ceil_div(shape.keys, SPLIT_KEYS)) : 1;
+  const int64_t pairs = shape.batch * shape.key_heads;
+  const int64_t partial_stride = 2 + shape.head_dim;
+  float* partials = splits > 1 ? shared_scratch<float>(context, pairs * splits * max_rows * partial_stride) : nullptr;
+
+  // The last tiles first: under a causal mask they are the longest.
+  parallel_for(context, tiles * splits * pairs, [&](int64_t task, int thread) {
+    const int64_t pair = task % pairs;
+    const int64_t split = task / pairs % splits;
+    const int64_t row_begin = (tiles - 1 - task / pairs / splits) * ROWS;
+    const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
+    if (row_begin >= rows.count) return;
+    Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
+    const RowTile tile{params, rows, row_begin, min64(ROWS, rows.count - row_begin)};
+    const int64_t split_begin = split * SPLIT_KEYS;
+    attend(tile, split_begin, splits > 1 ? min64(split_begin + SPLIT_KEYS, shape.keys) : shape.keys, scratch);
+    for (int64_t i = 0; i < tile.count; i++) {
+      float* out = scratch.out + i * ROW_STRIDE;
+      if (splits == 1) {
+        finish_row(params, rows, row_begin + i, scratch.maximum[i], scratch.sum[i], out);
+        continue;
+      }
+      float* partial = partials + ((pair * splits + split) * max_rows + i) * partial_stride;
+      partial[0] = scratch.maximum[i];
+      partial[1] = scratch.sum[i];
+      __builtin_memcpy(partial + 2, out, size_t(shape.head_dim) * sizeof(float));
+    }
+  });
+
+  if (splits == 1) return;
+  parallel_for(context, pairs, [&](int64_t pair, int) {
+    const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
+    for (int64_t row = 0; row < rows.count; row++)
+      merge_splits(params, rows, row, partials + (pair * splits * max_rows + row) * partial_stride, splits,
+                   max_rows * partial_stride);
+  });
+}
+
+}  // namespace ternflash::cpu::TERNFLASH_ISA

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { OptionError } from '../errors.js';
+import type { Tensor } from '../tensor.js';
+
+/** Gradients of an op's outputs; null where none arrived. */
+export type OutputGradients = readonly (Tensor | null)[];
+
+/** Gives the gradients of an op's inputs, in their order; null where none is needed or defined. */
+export type GradientRule = (gradients: OutputGradients, saved: readonly Tensor[]) => (Tensor | null)[];
+
+/** Where the gradient of one input goes: on to the op that made it, or into the leaf it is. */
+export type Edge = { node: GradNode; output: number } | { leaf: Tensor };
+
+/**
+ * One recorded op. The tape is the graph of these, reached from the result; it holds the memory its gradient rules need, and neither
+ * the inputs nor the outputs themselves.
+ */
+export class GradNode {
+  private saved: readonly Tensor[] | null;
+
+  constructor(
+    readonly op: string,
+    readonly edges: readonly (Edge | null)[],
+    readonly outputCount: number,
+    saved: readonly Tensor[],
+    private readonly rule: GradientRule,
+  ) {
+    this.saved = saved.map((tensor) => tensor.alias());
+  }
+
+  /** True if the gradient of this input is wanted. */
+  wants(input: number): boolean {
+    return this.edges[input] !== null;
+  }
+
+  apply(gradients: OutputGradients): (Tensor | null)[] {
+    if (!this.saved) {
+      throw new OptionError(`backward: expected a graph not used before, got one whose ${this.op} was already released`);
+    }
+    return this.rule(gradients, this.saved);
+  }
+
+  /** Frees what was saved; the node cannot be applied again. */
+  release(): void {
+    for (const tensor of this.saved ?? []) tensor.dispose();
+    this.saved = null;
+  }
+
+  get isReleased(): boolean {
+    return this.saved === null;
+  }
+}
+
+let enabled = true;
+let touched = false;
+
+/** Whether ops are recorded. */
+export function isGradEnabled(): boolean {
+  return enabled;
+}
+
+/** @internal */
+export function withGradMode<T>(mode: boolean, fn: () => T): T {
+  const before = enabled;
+  enabled = mode;
+  try {
+    return fn();
+  } finally {
+    enabled = before;
+  }
+}
+
+/**
+ * Runs `fn` without recording: its results require no gradient and keep nothing for a backward pass.
+ *
+ * @throws OptionError if `fn` returns a promise: what runs after an `await` would be recorded again.
+ */
+export function noGrad<T>(fn: () => T): T {
+  return withGradMode(false, () => {
+    const result = fn();
+    if (result instanceof Promise) {
+      result.catch(() => undefined);
+      throw new OptionError('noGrad: expected a function that returns without a promise, got an async function');
+    }
+    return result;
+  });
+}
+
+/** @internal Runs `fn` and says whether any op in it met a tensor that requires a gradient, recorded or not. */
+export function watchGradients<T>(fn: () => T): { result: T; touched: boolean } {
+  const before = touched;
+  touched = false;
+  try {
+    const result = fn();
+    return { result, touched };
+  } finally {
+    touched = before || touched;
+  }
+}
+
+/** @internal True if an op on these inputs has to be recorded. */
+export function needsGrad(...inputs: (Tensor | null | undefined)[]): boolean {
+  const found = inputs.some((input) => input?.requiresGrad);
+  if (found) touched = true;
+  return enabled && found;
+}
+
+function edgeOf(input: Tensor | null): Edge | null {
+  if (!input?.requiresGrad) return null;
+  return input.node ? { node: input.node, output: input.nodeOutput } : { leaf: input };
+}
+
+/**
+ * @internal Puts an op on the tape, if a gradient can flow through it.
+ *
+ * @param inputs the differentiable inputs, null where absent.
+ * @param saved what the rule needs; held until the backward pass has used it. Only looked at when the op is recorded.
+ */
+export function record(
+  op: string,
+  inputs: readonly (Tensor | null)[],
+  outputs: Tensor | readonly Tensor[],
+  saved: readonly Tensor[],
+  rule: GradientRule,
+): GradNode | null {
+  if (!needsGrad(...inputs)) return null;
+  const list = Array.isArray(outputs) ? (outputs as readonly Tensor[]) : [outputs as Tensor];
+  return attach(new GradNode(op, inputs.map(edgeOf), list.length, saved, rule), list);
+}
+
+/** @internal */
+export function attach(node: GradNode, outputs: readonly Tensor[]): GradNode {
+  outputs.forEach((output, index) => {
+    output.requiresGrad = true;
+    output.node = node;
+    output.nodeOutput = index;
+  });
+  return node;
+}
+
+/** @internal The edges of a node that differentiates with respect to these inputs. */
+export function edgesOf(inputs: readonly (Tensor | null)[]): (Edge | null)[] {
+  return inputs.map(edgeOf);
+}

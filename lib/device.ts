@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { freemem } from 'node:os';
+import type { Backend, BufferHandle, KernelFailure } from './backend.js';
+import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
+import { loadErrors, native } from './native.js';
+import { createReferenceBackend } from './reference/index.js';
+
+/** A name that picks a device. `auto` is the best one present, resolved once. */
+export type DeviceName = 'auto' | 'reference' | 'cpu' | 'cuda' | `cuda:${number}`;
+
+/** Memory held on one device. Counted when an op is called, not when it runs, so it is the same on every run. */
+export interface DeviceMemory {
+  /** Blocks of memory held by tensors; views share one. */
+  tensors: number;
+  /** Bytes they hold. */
+  bytes: number;
+  /** The most bytes held at once since the start or the last `resetPeakMemory()`. */
+  peakBytes: number;
+}
+
+/** A place where tensors live and ops run. Get one with {@link device}. */
+export class Device {
+  private readonly held: DeviceMemory = { tensors: 0, bytes: 0, peakBytes: 0 };
+
+  /** @internal */
+  constructor(
+    /** `reference`, `cpu`, `cuda:0`, … */
+    readonly id: string,
+    readonly type: 'reference' | 'cpu' | 'cuda',
+    /** @internal */
+    readonly backend: Backend,
+  ) {}
+
+  /** @internal Throws OutOfMemoryError. */
+  allocate(op: string, bytes: number): BufferHandle {
+    const buffer = this.backend.allocate(bytes);
+    if (buffer === null) {
+      const free = freemem();
+      throw new OutOfMemoryError(
+        `${op}: expected ${bytes} bytes of free memory on ${this.id}, got ${free} bytes free`,
+        bytes,
+        free,
+      );
+    }
+    this.held.tensors++;
+    this.held.bytes += bytes;
+    if (this.held.bytes > this.held.peakBytes) this.held.peakBytes = this.held.bytes;
+    return buffer;
+  }
+
+  /** @internal */
+  free(buffer: BufferHandle, bytes: number): void {
+    this.backend.free(buffer);
+    this.held.tensors--;
+    this.held.bytes -= bytes;
+  }
+
+  /** Waits until every op queued so far has run. Throws KernelError if one failed. */
+  synchronize(): Promise<void> {
+    return this.settle((done) => this.backend.synchronize(done));
+  }
+
+  /** @internal Fills `destination` from the start of `buffer`, after the ops queued so far. */
+  read(buffer: BufferHandle, destination: Uint8Array): Promise<void> {
+    return this.settle((done) => this.backend.read(buffer, destination, done));
+  }
+
+  /** Tensors, bytes and peak of this device. */
+  memory(): DeviceMemory {
+    return { ...this.held };
+  }
+
+  /** Makes the present number of bytes the peak. */
+  resetPeakMemory(): void {
+    this.held.peakBytes = this.held.bytes;
+  }
+
+  toString(): string {
+    return this.id;
+  }
+
+  private settle(start: (done: (failure: KernelFailure | null) => void) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      start((failure) => {
+        if (failure) reject(new KernelError(`${failure.op}: ${failure.message}`, failure.op));
+        else resolve();
+      });
+    });
+  }
+}
+
+/** One line of {@link devices}: a device, whether it can be used here, and why or why not. */
+export interface DeviceReport {
+  id: string;
+  available: boolean;
+  /** True for the device that `auto` stands for. */
+  isDefault: boolean;
+  reason: string;
+}
+
+const NO_CUDA = 'this build of ternflash has no CUDA kernels';
+
+const opened = new Map<string, Device>();
+let defaultDevice: Device | null = null;
+
+function open(id: 'reference' | 'cpu'): Device {
+  let found = opened.get(id);
+  if (!found) {
+    found = new Device(id, id, id === 'cpu' && native ? native.cpu : createReferenceBackend());
+    opened.set(id, found);
+  }
+  return found;
+}
+
+/**
+ * The device of that name. The same name always gives the same object.
+ *
+ * @param name `auto` (default device), `reference`, `cpu`, `cuda` or `cuda:N`.
+ * @throws DeviceError if the name is unknown, or the device cannot be used on this machine; the message says why.
+ */
+export function device(name: DeviceName | Device): Device {
+  if (name instanceof Device) return name;
+  if (name === 'auto') return getDefaultDevice();
+  if (name === 'reference') return open('reference');
+  if (name === 'cpu') {
+    if (!native) throw new DeviceError(`device: expected a usable device, got cpu: no native addon (${loadErrors.join('; ')})`);
+    return open('cpu');
+  }
+  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) {
+    throw new DeviceError(`device: expected a usable device, got ${name}: ${NO_CUDA}`);
+  }
+  throw new DeviceError(`device: expected auto, reference, cpu, cuda or cuda:N, got ${JSON.stringify(name)}`);
+}
+
+/** Every device, with whether and why it can or cannot be used. */
+export function devices(): DeviceReport[] {
+  const chosen = getDefaultDevice().id;
+  const cpu = native
+    ? `native kernels for ${native.isa}, ${native.threads()} threads`
+    : `no native addon (${loadErrors.join('; ')})`;
+  return [
+    { id: 'cuda', available: false, isDefault: false, reason: NO_CUDA },
+    { id: 'cpu', available: native !== null, isDefault: chosen === 'cpu', reason: cpu },
+    { id: 'reference', available: true, isDefault: chosen === 'reference', reason: 'plain TypeScript, always present' },
+  ];
+}
+
+/** The device new tensors are made on: the best one present, unless {@link setDefaultDevice} said otherwise. */
+export function getDefaultDevice(): Device {
+  defaultDevice ??= open(native ? 'cpu' : 'reference');
+  return defaultDevice;
+}
+
+/** Sets the device that `auto` and an absent `device` option stand for. Throws DeviceError. */
+export function setDefaultDevice(name: DeviceName | Device): void {
+  defaultDevice = device(name);
+}
+
+/** Tensors, bytes and peak bytes of every device in use, by device id. */
+export function memory(): Record<string, DeviceMemory> {
+  const result: Record<string, DeviceMemory> = {};
+  for (const [id, each] of opened) result[id] = each.memory();
+  return result;
+}
+
+/** Makes the present number of bytes the peak, on every device. */
+export function resetPeakMemory(): void {
+  for (const each of opened.values()) each.resetPeakMemory();
+}
+
+/** Threads that the `cpu` device computes with; 1 where there is no native addon. */
+export function getThreads(): number {
+  return native ? native.threads() : 1;
+}
+
+/**
+ * Sets the number of threads of the `cpu` device, for the whole process. The default is the number of processors this process may
+ * use, or the environment variable TERNFLASH_THREADS. Results do not depend on it.
+ *
+ * @throws OptionError unless count is an integer from 1 to 256.
+ */
+export function setThreads(count: number): void {
+  if (!Number.isInteger(count) || count < 1 || count > 256) {
+    throw new OptionError(`setThreads: expected an integer from 1 to 256 for count, got ${String(count)}`);
+  }
+  native?.setThreads(count);
+}
+
+/** Gives memory that was freed and kept for reuse back to the system. */
+export function emptyCache(): void {
+  native?.emptyCache();
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+/** Base of every error this library throws. `code` is stable; the message says what was expected and what came. */
+export class TernflashError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.code = code;
+    this.name = new.target.name;
+  }
+}
+
+/** A tensor's shape does not fit. `code` is `ERR_SHAPE`. */
+export class ShapeError extends TernflashError {
+  constructor(message: string) {
+    super('ERR_SHAPE', message);
+  }
+}
+
+/** A tensor's element type does not fit. `code` is `ERR_DTYPE`. */
+export class DTypeError extends TernflashError {
+  constructor(message: string) {
+    super('ERR_DTYPE', message);
+  }
+}
+
+/** A device is unknown, not usable on this machine, or tensors live on different devices. `code` is `ERR_DEVICE`. */
+export class DeviceError extends TernflashError {
+  constructor(message: string) {
+    super('ERR_DEVICE', message);
+  }
+}
+
+/** An argument or option is missing, unknown, of the wrong type or out of range. `code` is `ERR_OPTION`. */
+export class OptionError extends TernflashError {
+  constructor(message: string) {
+    super('ERR_OPTION', message);
+  }
+}
+
+/** The device has too little memory. `code` is `ERR_OUT_OF_MEMORY`. Nothing was allocated; everything else still works. */
+export class OutOfMemoryError extends TernflashError {
+  constructor(
+    message: string,
+    /** Bytes the call asked for. */
+    readonly bytesRequested: number,
+    /** Bytes the device had free. */
+    readonly bytesFree: number,
+  ) {
+    super('ERR_OUT_OF_MEMORY', message);
+  }
+}
+
+/**
+ * A kernel found its input values unusable (an index out of range), or the device failed. Ops run after the call that queued them
+ * returned, so this is thrown by the next `data()`, `item()` or `synchronize()` of the device. `code` is `ERR_KERNEL`.
+ */
+export class KernelError extends TernflashError {
+  constructor(
+    message: string,
+    /** The op that failed. */
+    readonly op: string,
+  ) {
+    super('ERR_KERNEL', message);
+  }
+}
+
+/** A file is not what it should be. `code` is `ERR_FORMAT`. */
+export class FormatError extends TernflashError {
+  constructor(
+    message: string,
+    readonly file: string,
+    /** Byte offset of the fault in the file. */
+    readonly offset: number,
+  ) {
+    super('ERR_FORMAT', message);
+  }
+}
+
+/** A tensor was used after `dispose()`, or after the `tidy()` that made it ended. `code` is `ERR_DISPOSED`. */
+export class DisposedError extends TernflashError {
+  constructor(message: string) {
+    super('ERR_DISPOSED', message);
+  }
+}

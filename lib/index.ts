@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+export type { DType, FloatDType, TensorData } from './dtype.js';
+export { Tensor, arange, full, ones, randn, tensor, tensorFromRaw, uniform, zeros } from './tensor.js';
+export type { NestedArray, RandomOptions, TensorOptions } from './tensor.js';
+export {
+  Device,
+  device,
+  devices,
+  emptyCache,
+  getDefaultDevice,
+  getThreads,
+  memory,
+  resetPeakMemory,
+  setDefaultDevice,
+  setThreads,
+} from './device.js';
+export type { DeviceMemory, DeviceName, DeviceReport } from './device.js';
+export * from './errors.js';
+export { Generator, defaultGenerator, manualSeed } from './random.js';
+export type { RandomState } from './random.js';
+export { keep, tidy } from './scope.js';
+export { noGrad, isGradEnabled } from './autograd/tape.js';
+export { grad, valueAndGrad } from './autograd/engine.js';
+export { checkpoint } from './autograd/checkpoint.js';
+export { add, mul } from './ops/binary.js';
+export { bitLinear } from './ops/bit-linear.js';
+export { cast } from './ops/cast.js';
+export { crossEntropy, type CrossEntropyOptions } from './ops/cross-entropy.js';
+export { embedding } from './ops/embedding.js';
+export {
+  flashAttention,
+  flashAttentionWithKvCache,
+  type FlashAttentionOptions,
+  type KvCache,
+} from './ops/flash-attention.js';
+export { relu2Glu, swiglu } from './ops/gated-activation.js';
+export { linear } from './ops/linear.js';
+export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
+export { reshape } from './ops/reshape.js';
+export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
+export { rope, type RopeOptions } from './ops/rope.js';
+export { scale } from './ops/scale.js';
+export { argmax, softmax } from './ops/softmax.js';
+export { mean, sum, type ReduceOptions } from './ops/sum.js';
+export { ternaryMatmul, type TernaryMatmulOptions } from './ops/ternary-matmul.js';
+export { TernaryTensor } from './ops/ternary-tensor.js';
+export { transpose } from './ops/transpose.js';
+export { Module } from './nn/module.js';
+export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
+export { RMSNorm } from './nn/rms-norm.js';
+export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
+export { CausalLM, type CausalLMConfig, type CausalLMOptions, type CheckpointConfig } from './models/causal-lm.js';
+export { generate, type GenerateOptions } from './models/generate.js';
+export {
+  AdamW,
+  clipGradNorm,
+  warmupCosine,
+  type AdamWOptions,
+  type ParameterGroup,
+  type WarmupCosineOptions,
+} from './train/adamw.js';
+export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { checkInteger, checkOptions } from '../check.js';
+import type { Device, DeviceName } from '../device.js';
+import type { FloatDType } from '../dtype.js';
+import { bitLinear } from '../ops/bit-linear.js';
+import { linear } from '../ops/linear.js';
+import { quantizeTernary } from '../ops/quantize-ternary.js';
+import { ternaryMatmul } from '../ops/ternary-matmul.js';
+import { TernaryTensor } from '../ops/ternary-tensor.js';
+import { keep } from '../scope.js';
+import { randn, zeros, type Tensor } from '../tensor.js';
+import { Module, parameter } from './module.js';
+
+/** Options of {@link Linear} and {@link TernaryLinear}. */
+export interface LinearOptions {
+  /** Whether there is a bias. Default false. */
+  bias?: boolean;
+  /** Standard deviation of the initial weights. Default 1/√inputs. The bias starts at 0. */
+  std?: number;
+  /** Default float32. */
+  dtype?: FloatDType;
+  /** Default: the default device. */
+  device?: DeviceName | Device;
+}
+
+const OPTIONS = ['bias', 'std', 'dtype', 'device'];
+
+function initial(op: string, inputs: number, outputs: number, options: LinearOptions): { weight: Tensor; bias: Tensor | null } {
+  checkInteger(op, 'inputs', inputs, 1, 2 ** 31 - 1);
+  checkInteger(op, 'outputs', outputs, 1, 2 ** 31 - 1);
+  checkOptions(op, options, OPTIONS);
+  const { dtype = 'float32', device = 'auto', std = 1 / Math.sqrt(inputs) } = options;
+  return {
+    weight: parameter(randn([outputs, inputs], { std, dtype, device })),
+    bias: options.bias ? parameter(zeros([outputs], { dtype, device })) : null,
+  };
+}
+
+/** y = x Wᵀ + b: see the op {@link linear}. */
+export class Linear extends Module {
+  /** [outputs, inputs] */
+  weight: Tensor;
+  /** [outputs] or null */
+  bias: Tensor | null;
+
+  constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
+    super();
+    ({ weight: this.weight, bias: this.bias } = initial('Linear', inputs, outputs, options));
+  }
+
+  /** [..., inputs] → [..., outputs] */
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}
+
+/**
+ * The linear layer of BitNet b1.58. It trains a float weight that is rounded to trits on every call ({@link bitLinear}); `freeze()` replaces that
+ * weight by the packed trits, which take a sixteenth of its memory and give the same results to the bit.
+ */
+export class TernaryLinear extends Module {
+  /** [outputs, inputs]: float while training, packed once frozen. */
+  weight: Tensor | TernaryTensor;
+  /** [outputs] or null */
+  bias: Tensor | null;
+
+  constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
+    super();
+    ({ weight: this.weight, bias: this.bias } = initial('TernaryLinear', inputs, outputs, options));
+  }
+
+  get isFrozen(): boolean {
+    return this.weight instanceof TernaryTensor;
+  }
+
+  /** [..., inputs] → [..., outputs] */
+  forward(x: Tensor): Tensor {
+    return this.weight instanceof TernaryTensor
+      ? ternaryMatmul(x, this.weight, { bias: this.bias })
+      : bitLinear(x, this.weight, this.bias);
+  }
+
+  /** Packs the weight and frees the float one. It cannot be trained any more. Does nothing the second time. */
+  freeze(): void {
+    if (this.weight instanceof TernaryTensor) return;
+    const packed = quantizeTernary(this.weight);
+    packed.tensors().forEach(keep);
+    this.weight.dispose();
+    this.weight = packed;
+    if (this.bias) this.bias.requiresGrad = false;
+  }
+}

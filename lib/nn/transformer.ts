@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { checkInteger, checkPositive } from '../check.js';
+import type { Device } from '../device.js';
+import type { FloatDType } from '../dtype.js';
+import { OptionError } from '../errors.js';
+import { add } from '../ops/binary.js';
+import { flashAttention, flashAttentionWithKvCache, type KvCache } from '../ops/flash-attention.js';
+import { relu2Glu, swiglu } from '../ops/gated-activation.js';
+import { reshape } from '../ops/reshape.js';
+import { rope } from '../ops/rope.js';
+import { keep, tidy } from '../scope.js';
+import { zeros, type Tensor } from '../tensor.js';
+import { Linear, TernaryLinear } from './linear.js';
+import { Module } from './module.js';
+import { RMSNorm } from './rms-norm.js';
+
+/** The shape of a decoder layer. */
+export interface LayerConfig {
+  /** Features of the residual stream. */
+  hidden: number;
+  /** Query heads. */
+  heads: number;
+  /** Key/value heads; divides heads. Default heads. */
+  keyHeads: number;
+  /** Features of a head, even. Default hidden / heads. */
+  headDim: number;
+  /** Features inside the gated feed-forward part. */
+  intermediate: number;
+  /** Base of the rotary frequencies. Default 10000. */
+  ropeTheta: number;
+  /** Default 1e-5. */
+  normEps: number;
+  /** Linear layers are {@link TernaryLinear}. Default true. */
+  ternary: boolean;
+  /** A norm before the output and down projections, as in BitNet b1.58 2B-4T. Default: as `ternary`. */
+  subNorm: boolean;
+  /** Default swiglu. */
+  activation: 'swiglu' | 'relu2Glu';
+  /** Default float32. */
+  dtype: FloatDType;
+}
+
+/** Where the parameters of a module are made, and how far residual branches are damped at the start. */
+interface Placement {
+  device: Device;
+  /** Factor of the initial weights of the projections that write to the residual stream. */
+  residualScale: number;
+}
+
+/** @internal */
+export function checkLayerConfig(op: string, config: LayerConfig): void {
+  for (const name of ['hidden', 'heads', 'keyHeads', 'headDim', 'intermediate'] as const) {
+    checkInteger(op, name, config[name], 1, 2 ** 24);
+  }
+  checkPositive(op, 'ropeTheta', config.ropeTheta);
+  checkPositive(op, 'normEps', config.normEps);
+  if (config.heads % config.keyHeads !== 0) {
+    throw new OptionError(`${op}: expected keyHeads that divide ${config.heads} heads, got ${config.keyHeads}`);
+  }
+  if (config.headDim % 2 !== 0 || config.headDim > 256) {
+    throw new OptionError(`${op}: expected an even headDim of at most 256, got ${config.headDim}`);
+  }
+}
+
+function projection(inputs: number, outputs: number, config: LayerConfig, device: Device, scale = 1): Linear | TernaryLinear {
+  const options = { dtype: config.dtype, device, std: scale / Math.sqrt(inputs) };
+  return config.ternary ? new TernaryLinear(inputs, outputs, options) : new Linear(inputs, outputs, options);
+}
+
+function norm(features: number, config: LayerConfig, device: Device): RMSNorm {
+  return new RMSNorm(features, { eps: config.normEps, dtype: config.dtype, device });
+}
+
+/** Causal self-attention with rotary positions and grouped key/value heads. */
+export class Attention extends Module {
+  query: Linear | TernaryLinear;
+  key: Linear | TernaryLinear;
+  value: Linear | TernaryLinear;
+  output: Linear | TernaryLinear;
+  subNorm: RMSNorm | null;
+
+  constructor(
+    private readonly _config: LayerConfig,
+    { device, residualScale }: Placement,
+  ) {
+    super();
+    checkLayerConfig('Attention', _config);
+    const { hidden, heads, keyHeads, headDim } = _config;
+    this.query = projection(hidden, heads * headDim, _config, device);
+    this.key = projection(hidden, keyHeads * headDim, _config, device);
+    this.value = projection(hidden, keyHeads * headDim, _config, device);
+    this.subNorm = _config.subNorm ? norm(heads * headDim, _config, device) : null;
+    this.output = projection(heads * headDim, hidden, _config, device, residualScale);
+  }
+
+  /**
+   * [B, S, hidden] → [B, S, hidden]. With a cache the tokens follow those it holds, are appended to it, and no gradient is recorded through
+   * the attention.
+   */
+  forward(x: Tensor, cache?: KvCache): Tensor {
+    return tidy(() => {
+      const { heads, keyHeads, headDim, ropeTheta: theta } = this._config;
+      const [batch, sequence] = x.shape;
+      const positions = cache?.length ?? 0;
+      const q = rope(reshape(this.query.forward(x), [batch, sequence, heads, headDim]), { theta, positions });
+      const k = rope(reshape(this.key.forward(x), [batch, sequence, keyHeads, headDim]), { theta, positions });
+      const v = reshape(this.value.forward(x), [batch, sequence, keyHeads, headDim]);
+      const mixed = cache
+        ? flashAttentionWithKvCache(q, cache, { newK: k, newV: v })
+        : flashAttention(q, k, v, { causal: true });
+      const joined = reshape(mixed, [batch, sequence, heads * headDim]);
+      return this.output.forward(this.subNorm ? this.subNorm.forward(joined) : joined);
+    });
+  }
+}
+
+/** The gated feed-forward part: down(activation(gate(x), up(x))). */
+export class MLP extends Module {
+  gate: Linear | TernaryLinear;
+  up: Linear | TernaryLinear;
+  down: Linear | TernaryLinear;
+  subNorm: RMSNorm | null;
+
+  constructor(
+    private readonly _config: LayerConfig,
+    { device, residualScale }: Placement,
+  ) {
+    super();
+    checkLayerConfig('MLP', _config);
+    const { hidden, intermediate } = _config;
+    this.gate = projection(hidden, intermediate, _config, device);
+    this.up = projection(hidden, intermediate, _config, device);
+    this.subNorm = _config.subNorm ? norm(intermediate, _config, device) : null;
+    this.down = projection(intermediate, hidden, _config, device, residualScale);
+  }
+
+  /** [..., hidden] → [..., hidden] */
+  forward(x: Tensor): Tensor {
+    return tidy(() => {
+      const activation = this._config.activation === 'swiglu' ? swiglu : relu2Glu;
+      const inner = activation(this.gate.forward(x), this.up.forward(x));
+      return this.down.forward(this.subNorm ? this.subNorm.forward(inner) : inner);
+    });
+  }
+}
+
+/** A decoder layer: x + attention(norm(x)), then x + mlp(norm(x)). */
+export class TransformerBlock extends Module {
+  attentionNorm: RMSNorm;
+  attention: Attention;
+  mlpNorm: RMSNorm;
+  mlp: MLP;
+
+  constructor(config: LayerConfig, placement: Placement) {
+    super();
+    this.attentionNorm = norm(config.hidden, config, placement.device);
+    this.attention = new Attention(config, placement);
+    this.mlpNorm = norm(config.hidden, config, placement.device);
+    this.mlp = new MLP(config, placement);
+  }
+
+  /** [B, S, hidden] → [B, S, hidden] */
+  forward(x: Tensor, cache?: KvCache): Tensor {
+    return tidy(() => {
+      const mixed = add(x, this.attention.forward(this.attentionNorm.forward(x), cache));
+      return add(mixed, this.mlp.forward(this.mlpNorm.forward(mixed)));
+    });
+  }
+}
+
+/** The cache of one layer: [B, capacity, G, D] of keys and of values, empty. */
+export function createKvCache(
+  batch: number,
+  capacity: number,
+  config: Pick<LayerConfig, 'keyHeads' | 'headDim' | 'dtype'>,
+  device: Device,
+): KvCache {
+  checkInteger('createKvCache', 'batch', batch, 1, 2 ** 31 - 1);
+  checkInteger('createKvCache', 'capacity', capacity, 1, 2 ** 31 - 1);
+  const make = (): Tensor => keep(zeros([batch, capacity, config.keyHeads, config.headDim], { dtype: config.dtype, device }));
+  return { keys: make(), values: make(), length: 0 };
+}

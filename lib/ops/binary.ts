@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { needsGrad, record } from '../autograd/tape.js';
+import { checkTensor, checkTogether, showShape } from '../check.js';
+import { ShapeError } from '../errors.js';
+import { empty, type Tensor } from '../tensor.js';
+import { reshape } from './reshape.js';
+import { sum } from './sum.js';
+import { rowMajorStrides } from './transpose.js';
+
+/**
+ * The shape two operands broadcast to: shapes are aligned at their last axis, and an axis that is 1 or missing in one of them is
+ * repeated to the size of the other (NumPy's rule).
+ */
+function broadcastShape(op: string, a: readonly number[], b: readonly number[]): number[] {
+  const rank = Math.max(a.length, b.length);
+  return Array.from({ length: rank }, (_, axis) => {
+    const left = a[axis - rank + a.length] ?? 1;
+    const right = b[axis - rank + b.length] ?? 1;
+    if (left !== right && left !== 1 && right !== 1) {
+      throw new ShapeError(`${op}: expected b to broadcast with a of shape ${showShape(a)}, got ${showShape(b)}`);
+    }
+    return Math.max(left, right);
+  });
+}
+
+function broadcastStrides(shape: readonly number[], target: readonly number[]): number[] {
+  const strides = rowMajorStrides(shape);
+  const missing = target.length - shape.length;
+  return target.map((_, axis) => (axis < missing || shape[axis - missing] === 1 ? 0 : strides[axis - missing]));
+}
+
+/** Adds up a gradient over the axes along which its operand was repeated. */
+function sumToShape(gradient: Tensor, shape: readonly number[]): Tensor {
+  let result = gradient;
+  const missing = gradient.shape.length - shape.length;
+  for (let axis = 0; axis < gradient.shape.length; axis++) {
+    const repeated = axis < missing || (shape[axis - missing] === 1 && gradient.shape[axis] !== 1);
+    if (repeated) result = sum(result, { axis, keepDims: true });
+  }
+  return missing > 0 ? reshape(result, shape) : result;
+}
+
+function binary(op: string, kind: 'add' | 'mul', a: Tensor, b: Tensor): Tensor {
+  checkTensor(op, 'a', a);
+  checkTensor(op, 'b', b);
+  const device = checkTogether(op, { a, b });
+  const shape = broadcastShape(op, a.shape, b.shape);
+  const out = empty(op, shape, a.dtype, device);
+  const aStrides = broadcastStrides(a.shape, shape);
+  const bStrides = broadcastStrides(b.shape, shape);
+  device.backend.binary({ kind, a: a.arg, b: b.arg, out: out.arg, shape, aStrides, bStrides });
+  return out;
+}
+
+/**
+ * a + b, elementwise, broadcasting: shapes are aligned at their last axis, and axes of size 1 or missing are repeated. The gradient of a
+ * repeated operand is summed over the repetitions.
+ *
+ * @param a, b same dtype (any; integers wrap around) and device.
+ * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+ */
+export function add(a: Tensor, b: Tensor): Tensor {
+  const out = binary('add', 'add', a, b);
+  const [aShape, bShape] = [a.shape, b.shape];
+  record('add', [a, b], out, [], ([dOut]) => [dOut && sumToShape(dOut, aShape), dOut && sumToShape(dOut, bShape)]);
+  return out;
+}
+
+/**
+ * a * b, elementwise, broadcasting like {@link add}.
+ *
+ * @param a, b same dtype (any; integers wrap around) and device.
+ * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+ */
+export function mul(a: Tensor, b: Tensor): Tensor {
+  const out = binary('mul', 'mul', a, b);
+  const [aShape, bShape] = [a.shape, b.shape];
+  const [needsA, needsB] = [needsGrad(a), needsGrad(b)];
+  record('mul', [a, b], out, [a, b], ([dOut], [left, right]) => [
+    dOut && needsA ? sumToShape(mul(dOut, right), aShape) : null,
+    dOut && needsB ? sumToShape(mul(dOut, left), bShape) : null,
+  ]);
+  return out;
+}

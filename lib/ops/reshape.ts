@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { record } from '../autograd/tape.js';
+import { checkTensor, showShape } from '../check.js';
+import { ShapeError } from '../errors.js';
+import { elementCount, Tensor } from '../tensor.js';
+
+/**
+ * The same elements, in row-major order, under another shape. **A view**: both tensors share one block of memory, which is freed when
+ * the last of them is disposed. The gradient is reshaped back.
+ *
+ * @param shape positive sizes whose product is x's size; one may be -1 and is then worked out.
+ * @throws ShapeError, DisposedError.
+ */
+export function reshape(x: Tensor, shape: readonly number[]): Tensor {
+  checkTensor('reshape', 'x', x);
+  const known = shape.filter((size) => size !== -1);
+  const wildcards = shape.length - known.length;
+  const product = elementCount(known);
+  const fits =
+    shape.length <= 8 &&
+    known.every((size) => Number.isSafeInteger(size) && size > 0) &&
+    (wildcards === 0 ? product === x.size : wildcards === 1 && x.size % product === 0);
+  if (!fits) throw new ShapeError(`reshape: expected a shape of ${x.size} elements, got ${showShape(shape)}`);
+  const resolved = shape.map((size) => (size === -1 ? x.size / product : size));
+  const out = new Tensor((x.storage as NonNullable<Tensor['storage']>).retain(), resolved, x.dtype, false, true);
+  const before = x.shape;
+  record('reshape', [x], out, [], ([dOut]) => [dOut && reshape(dOut, before)]);
+  return out;
+}

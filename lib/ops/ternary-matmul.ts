@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { record } from '../autograd/tape.js';
+import { checkFloat, checkOneOf, checkOptions, checkShape, checkTogether } from '../check.js';
+import { ShapeError } from '../errors.js';
+import { empty, workspace, type Tensor } from '../tensor.js';
+import { checkTernary } from './quantize-ternary.js';
+import { sum } from './sum.js';
+import { reshape } from './reshape.js';
+import type { TernaryTensor } from './ternary-tensor.js';
+
+/** Options of {@link ternaryMatmul}. */
+export interface TernaryMatmulOptions {
+  /**
+   * `int8` (default): x is rounded to int8 with one scale per token, s = 127 / max(max|x|, 1e-5), and the product is exact in int32, as BitNet
+   * b1.58 models are trained. `none`: x stays float.
+   */
+  activations?: 'int8' | 'none';
+  /** [N], x's dtype. Default none. */
+  bias?: Tensor | null;
+}
+
+/**
+ * y = x Wᵀ + bias with a ternary W. With int8 activations y = (round(x·s) · trits) · scale / s: the integer sum and its float epilogue are equal
+ * to the bit on every backend. The gradient passes straight through the rounding: dx = dy · (trits · scale).
+ *
+ * @param x [..., K], float dtype.
+ * @param weight [N, K].
+ * @returns [..., N], x's dtype.
+ * @throws ShapeError, DTypeError, DeviceError, OptionError, DisposedError, OutOfMemoryError.
+ */
+export function ternaryMatmul(x: Tensor, weight: TernaryTensor, options: TernaryMatmulOptions = {}): Tensor {
+  const op = 'ternaryMatmul';
+  checkFloat(op, 'x', x);
+  checkTernary(op, weight);
+  checkOptions(op, options, ['activations', 'bias']);
+  const activations = checkOneOf(op, 'activations', options.activations ?? 'int8', ['int8', 'none']);
+  const bias = options.bias ?? null;
+  const [n, k] = weight.shape;
+  if (x.shape[x.shape.length - 1] !== k) {
+    throw new ShapeError(`${op}: expected x of shape [..., ${k}] to match weight [${n}, ${k}], got [${x.shape.join(', ')}]`);
+  }
+  if (bias) {
+    checkFloat(op, 'bias', bias);
+    checkShape(op, 'bias', bias, [n], 'to match weight');
+    checkTogether(op, { x, bias });
+  }
+  const device = checkTogether(op, { x, weight: weight.packed }, false);
+  const m = x.size / k;
+  const out = empty(op, [...x.shape.slice(0, -1), n], x.dtype, device);
+  if (activations === 'int8') {
+    const { codes, scales } = quantizeActivations(op, x, m, k);
+    int8Product(codes, scales, weight, bias, out, m);
+    codes.dispose();
+    scales.dispose();
+  } else {
+    device.backend.ternaryMatmul({
+      x: x.arg,
+      packed: weight.packed.arg,
+      weightScale: weight.scale.arg,
+      bias: bias && bias.arg,
+      out: out.arg,
+      m,
+      n,
+      k,
+    });
+  }
+  record(op, [x, bias], out, weight.tensors(), ([dOut], [packed, scale]) => {
+    if (!dOut) return [null, null];
+    const dX = ternaryInputGradient(op, dOut, packed, scale, m, n, k);
+    return [reshape(dX, [...dOut.shape.slice(0, -1), k]), bias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null];
+  });
+  return out;
+}
+
+/** @internal Outside every scope: the caller disposes. */
+export function quantizeActivations(op: string, x: Tensor, m: number, k: number): { codes: Tensor; scales: Tensor } {
+  const codes = workspace(op, [m, k], 'int8', x.device);
+  const scales = workspace(op, [m], 'float32', x.device);
+  x.device.backend.quantizeActivations({ x: x.arg, codes: codes.arg, scales: scales.arg, rows: m, cols: k });
+  return { codes, scales };
+}
+
+/** @internal */
+export function int8Product(codes: Tensor, scales: Tensor, weight: TernaryTensor, bias: Tensor | null, out: Tensor, m: number): void {
+  const [n, k] = weight.shape;
+  out.device.backend.ternaryMatmulInt8({
+    codes: codes.arg,
+    activationScales: scales.arg,
+    packed: weight.packed.arg,
+    weightScale: weight.scale.arg,
+    bias: bias && bias.arg,
+    out: out.arg,
+    m,
+    n,
+    k,
+  });
+}
+
+/** @internal dOut (trits · scale), [M, K]. */
+export function ternaryInputGradient(op: string, dOut: Tensor, packed: Tensor, scale: Tensor, m: number, n: number, k: number): Tensor {
+  const dX = empty(op, [m, k], dOut.dtype, dOut.device);
+  dOut.device.backend.ternaryMatmulBackward({ dOut: dOut.arg, packed: packed.arg, weightScale: scale.arg, dX: dX.arg, m, n, k });
+  return dX;
+}

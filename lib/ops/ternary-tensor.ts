@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { checkFloat, checkInteger, checkPositive, checkShape } from '../check.js';
+import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
+import { bytesPerElement, type FloatDType } from '../dtype.js';
+import { OptionError, ShapeError } from '../errors.js';
+import { fromBytes, type Tensor } from '../tensor.js';
+
+/**
+ * A matrix of weights in {−1, 0, 1} and a scale: W[n, k] ≈ trit[n, k] · scale.
+ *
+ * Codes are packed four to a byte along K: byte [n, ⌊k/4⌋] holds trit + 1 of feature k in bits 2·(k mod 4) and up. A row takes ⌈K/4⌉ bytes; the
+ * unused bits of its last byte hold code 1, that is trit 0.
+ */
+export class TernaryTensor {
+  /** [N, K] */
+  readonly shape: readonly [number, number];
+
+  /** @internal */
+  constructor(
+    /** uint8 [N, ⌈K/4⌉] */
+    readonly packed: Tensor,
+    /** float32, [1] for the whole tensor or [N] for each row */
+    readonly scale: Tensor,
+    shape: readonly [number, number],
+  ) {
+    this.shape = shape;
+  }
+
+  /**
+   * A ternary tensor of given trits.
+   *
+   * @param trits N·K numbers −1, 0 or 1, row by row.
+   * @param scale one number, or one for each row; positive.
+   * @throws ShapeError, OptionError, DeviceError, OutOfMemoryError.
+   */
+  static fromTrits(
+    trits: ArrayLike<number>,
+    shape: readonly [number, number],
+    scale: number | ArrayLike<number>,
+    options: { device?: DeviceName | Device } = {},
+  ): TernaryTensor {
+    const op = 'TernaryTensor.fromTrits';
+    const [rows, cols] = shape;
+    checkInteger(op, 'shape[0]', rows, 1, 2 ** 31 - 1);
+    checkInteger(op, 'shape[1]', cols, 1, 2 ** 31 - 1);
+    if (trits.length !== rows * cols) throw new ShapeError(`${op}: expected ${rows * cols} trits, got ${trits.length}`);
+    const scales = typeof scale === 'number' ? Float32Array.of(scale) : Float32Array.from(scale);
+    if (scales.length !== 1 && scales.length !== rows) throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${scales.length}`);
+    for (const each of scales) checkPositive(op, 'scale', each);
+    const rowBytes = Math.ceil(cols / 4);
+    const bytes = new Uint8Array(rows * rowBytes).fill(0b01010101);
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) {
+        setCode(bytes, rowBytes, row, col, checkTrit(op, trits[row * cols + col]) + 1);
+      }
+    }
+    const target = deviceNamed(options.device ?? 'auto');
+    const packed = fromBytes(op, bytes, [rows, rowBytes], 'uint8', target, false);
+    const scaleTensor = fromBytes(op, new Uint8Array(scales.buffer), [scales.length], 'float32', target, false);
+    return new TernaryTensor(packed, scaleTensor, [rows, cols]);
+  }
+
+  get device(): Device {
+    return this.packed.device;
+  }
+
+  /** Bytes of codes and scale. */
+  get bytes(): number {
+    return this.packed.bytes + this.scale.bytes;
+  }
+
+  get isDisposed(): boolean {
+    return this.packed.isDisposed || this.scale.isDisposed;
+  }
+
+  /** The tensors that hold it. */
+  tensors(): Tensor[] {
+    return [this.packed, this.scale];
+  }
+
+  /** How many times smaller this is than the same matrix as `dtype`. */
+  compressionRatio(dtype: FloatDType = 'float32'): number {
+    const [rows, cols] = this.shape;
+    return (rows * cols * bytesPerElement(dtype)) / this.bytes;
+  }
+
+  /** All trits, row by row: Int8Array of N·K. */
+  async trits(): Promise<Int8Array> {
+    const [rows, cols] = this.shape;
+    const bytes = (await this.packed.raw()) as Uint8Array;
+    const rowBytes = this.packed.shape[1];
+    const out = new Int8Array(rows * cols);
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) out[row * cols + col] = codeAt(bytes, rowBytes, row, col) - 1;
+    }
+    return out;
+  }
+
+  /** Share of zeros, from 0 to 1. */
+  async sparsity(): Promise<number> {
+    const trits = await this.trits();
+    let zeros = 0;
+    for (const trit of trits) if (trit === 0) zeros++;
+    return zeros / trits.length;
+  }
+
+  /** One trit: −1, 0 or 1. Reads the whole matrix; for many, use `trits()`. Throws OptionError. */
+  async getTrit(row: number, col: number): Promise<number> {
+    this.checkPlace('getTrit', row, col);
+    return codeAt((await this.packed.raw()) as Uint8Array, this.packed.shape[1], row, col) - 1;
+  }
+
+  /** Changes one trit in place. Throws OptionError. */
+  async setTrit(row: number, col: number, trit: number): Promise<void> {
+    this.checkPlace('setTrit', row, col);
+    const code = checkTrit('TernaryTensor.setTrit', trit) + 1;
+    const bytes = (await this.packed.raw()) as Uint8Array;
+    setCode(bytes, this.packed.shape[1], row, col, code);
+    this.device.backend.write(this.packed.arg.buffer, bytes);
+  }
+
+  /** How far this is from the weight [N, K] it stands for: mean and largest |W − trit·scale|, and the mean relative to mean |W|. */
+  async quantizationError(weight: Tensor): Promise<{ mean: number; max: number; relative: number }> {
+    const op = 'TernaryTensor.quantizationError';
+    checkFloat(op, 'weight', weight);
+    checkShape(op, 'weight', weight, this.shape, 'to match the ternary tensor');
+    const [values, trits, scales] = await Promise.all([weight.data(), this.trits(), this.scale.data()]);
+    const cols = this.shape[1];
+    let total = 0;
+    let max = 0;
+    let magnitude = 0;
+    for (let i = 0; i < trits.length; i++) {
+      const scale = scales.length === 1 ? scales[0] : scales[Math.floor(i / cols)];
+      const error = Math.abs(values[i] - trits[i] * scale);
+      total += error;
+      magnitude += Math.abs(values[i]);
+      if (error > max) max = error;
+    }
+    return { mean: total / trits.length, max, relative: magnitude === 0 ? 0 : total / magnitude };
+  }
+
+  /** A copy on another device. */
+  async to(options: { device: DeviceName | Device }): Promise<TernaryTensor> {
+    return new TernaryTensor(await this.packed.to(options), await this.scale.to(options), this.shape);
+  }
+
+  dispose(): void {
+    this.packed.dispose();
+    this.scale.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  private checkPlace(op: string, row: number, col: number): void {
+    checkInteger(`TernaryTensor.${op}`, 'row', row, 0, this.shape[0] - 1);
+    checkInteger(`TernaryTensor.${op}`, 'col', col, 0, this.shape[1] - 1);
+  }
+}
+
+function checkTrit(op: string, trit: number): number {
+  if (trit !== -1 && trit !== 0 && trit !== 1) throw new OptionError(`${op}: expected a trit of -1, 0 or 1, got ${String(trit)}`);
+  return trit;
+}
+
+function codeAt(bytes: Uint8Array, rowBytes: number, row: number, col: number): number {
+  return (bytes[row * rowBytes + (col >> 2)] >> (2 * (col & 3))) & 3;
+}
+
+function setCode(bytes: Uint8Array, rowBytes: number, row: number, col: number, code: number): void {
+  const index = row * rowBytes + (col >> 2);
+  const shift = 2 * (col & 3);
+  bytes[index] = (bytes[index] & ~(3 << shift)) | (code << shift);
+}

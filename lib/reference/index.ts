@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import type { Backend, BufferHandle, KernelFailure } from '../backend.js';
+import { adamw } from './adamw.js';
+import { bitLinearWeightBackward } from './bit-linear.js';
+import type { ReferenceBuffer } from './buffer.js';
+import { crossEntropy, crossEntropyBackward } from './cross-entropy.js';
+import { binary, cast, fill, scale, transpose } from './elementwise.js';
+import { embedding, embeddingBackward } from './embedding.js';
+import { flashAttention, flashAttentionBackward } from './flash-attention.js';
+import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
+import { kvCacheAppend } from './kv-cache.js';
+import { matmul } from './matmul.js';
+import { dequantizeTernary, quantizeTernary } from './quantize-ternary.js';
+import { argmax, globalNorm, sum } from './reduce.js';
+import { rmsNorm, rmsNormBackward } from './rms-norm.js';
+import { rope } from './rope.js';
+import { softmax, softmaxBackward } from './softmax.js';
+import { quantizeActivations, ternaryMatmul, ternaryMatmulBackward, ternaryMatmulInt8 } from './ternary-matmul.js';
+
+const NOTHING = new Uint8Array(0);
+
+/**
+ * The backend in plain TypeScript: always there, computing in float64, written to be read. It is what the other backends are tested against. Ops
+ * compute when they are called; only failures and `done` come later, as on the other backends.
+ */
+export function createReferenceBackend(): Backend {
+  let firstFailure: KernelFailure | null = null;
+
+  const failing = (op: string) => (message: string) => {
+    firstFailure ??= { op, message };
+  };
+
+  function deliver(done: (failure: KernelFailure | null) => void): void {
+    const failure = firstFailure;
+    firstFailure = null;
+    queueMicrotask(() => done(failure));
+  }
+
+  return {
+    allocate(bytes: number): BufferHandle | null {
+      try {
+        return { bytes: new Uint8Array(bytes) } satisfies ReferenceBuffer;
+      } catch (error) {
+        if (error instanceof RangeError) return null;
+        throw error;
+      }
+    },
+    free(buffer: BufferHandle): void {
+      // Lets the bytes go even while somebody still holds the handle.
+      (buffer as ReferenceBuffer).bytes = NOTHING;
+    },
+    write(buffer: BufferHandle, bytes: Uint8Array): void {
+      (buffer as ReferenceBuffer).bytes.set(bytes);
+    },
+    read(buffer: BufferHandle, destination: Uint8Array, done: (failure: KernelFailure | null) => void): void {
+      destination.set((buffer as ReferenceBuffer).bytes.subarray(0, destination.byteLength));
+      deliver(done);
+    },
+    synchronize: deliver,
+
+    fill,
+    cast,
+    transpose,
+    binary,
+    scale,
+    sum,
+    softmax,
+    softmaxBackward,
+    argmax,
+    matmul,
+    embedding: (params) => embedding(params, failing('embedding')),
+    embeddingBackward: (params) => embeddingBackward(params, failing('embeddingBackward')),
+    rmsNorm,
+    rmsNormBackward,
+    rope,
+    gatedActivation,
+    gatedActivationBackward,
+    crossEntropy: (params) => crossEntropy(params, failing('crossEntropy')),
+    crossEntropyBackward: (params) => crossEntropyBackward(params, failing('crossEntropyBackward')),
+    quantizeTernary,
+    dequantizeTernary,
+    quantizeActivations,
+    ternaryMatmulInt8,
+    ternaryMatmul,
+    ternaryMatmulBackward,
+    bitLinearWeightBackward,
+    flashAttention,
+    flashAttentionBackward,
+    kvCacheAppend,
+    adamw,
+    globalNorm,
+  };
+}

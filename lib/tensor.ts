@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import type { TensorArg } from './backend.js';
+import { backward } from './autograd/engine.js';
+import type { GradNode } from './autograd/tape.js';
+import { checkInteger, checkOptions, checkShapeValue } from './check.js';
+import { Device, device as deviceNamed, getDefaultDevice, type DeviceName } from './device.js';
+import { bitsView, bytesPerElement, decode, DTYPES, encode, isFloat, type DType, type TensorData } from './dtype.js';
+import { DisposedError, DTypeError, OptionError, ShapeError } from './errors.js';
+import { cast } from './ops/cast.js';
+import { reshape } from './ops/reshape.js';
+import { transpose } from './ops/transpose.js';
+import { checkSeed, defaultGenerator, Generator } from './random.js';
+import { enterScope, leaveScopes } from './scope.js';
+import { Storage } from './storage.js';
+
+/** Numbers in nested arrays, as deep as the tensor has axes. */
+export type NestedArray = number | readonly NestedArray[];
+
+/**
+ * An array of numbers on a device: dense, row-major, of fixed shape and element type. Ops return new tensors and never change their
+ * inputs; they are queued on the device and run in order, and only reading a tensor waits.
+ *
+ * Its memory is freed by `dispose()`, by the end of the `using` block or `tidy()` it was made in, and, late, by the garbage collector.
+ */
+export class Tensor {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  /** Number of elements; 1 for a scalar, whose shape is []. */
+  readonly size: number;
+  /** True for a leaf that collects a gradient, and for everything computed from one. */
+  requiresGrad: boolean;
+  /** For a leaf: the sum of the gradients of all `backward()` calls since it was last cleared; otherwise null. */
+  grad: Tensor | null = null;
+
+  /** @internal */
+  storage: Storage | null;
+  /** @internal The op that made this tensor, if a gradient may flow through it. */
+  node: GradNode | null = null;
+  /** @internal Which output of that op this is. */
+  nodeOutput = 0;
+
+  /** @internal Takes over one reference to `storage`. */
+  constructor(storage: Storage, shape: readonly number[], dtype: DType, requiresGrad: boolean, tracked: boolean) {
+    this.storage = storage;
+    this.shape = shape;
+    this.dtype = dtype;
+    this.size = elementCount(shape);
+    this.requiresGrad = requiresGrad;
+    if (tracked) enterScope(this);
+  }
+
+  /** The device this tensor lives on. Throws DisposedError. */
+  get device(): Device {
+    return this.live('Tensor.device').device;
+  }
+
+  /** Bytes of its elements. */
+  get bytes(): number {
+    return this.size * bytesPerElement(this.dtype);
+  }
+
+  get isDisposed(): boolean {
+    return this.storage === null;
+  }
+
+  /** @internal */
+  get arg(): TensorArg {
+    return { buffer: this.live('Tensor').buffer, dtype: this.dtype, length: this.size };
+  }
+
+  /** @internal Another handle on the same memory, outside every scope and outside the graph. */
+  alias(shape: readonly number[] = this.shape): Tensor {
+    return new Tensor(this.live('Tensor').retain(), shape, this.dtype, false, false);
+  }
+
+  /**
+   * The elements in row-major order, once every op queued before has run: Float32Array for float dtypes, the matching typed array
+   * otherwise. Throws DisposedError, KernelError.
+   */
+  async data(): Promise<TensorData> {
+    return decode(this.dtype, await this.rawBytes('data'));
+  }
+
+  /** The stored bits in row-major order: like `data()`, but 16-bit floats come as their bits in a Uint16Array. */
+  async raw(): Promise<TensorData | Uint16Array> {
+    return bitsView(this.dtype, await this.rawBytes('raw'));
+  }
+
+  /** The only element of a tensor of size 1. Throws ShapeError, DisposedError, KernelError. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new ShapeError(`item: expected a tensor of one element, got shape [${this.shape.join(', ')}]`);
+    return (await this.data())[0];
+  }
+
+  /**
+   * A copy on another device or of another dtype, outside the graph, with the same `requiresGrad`. Waits for the ops queued before. For
+   * a dtype change that gradients flow through, see {@link cast}.
+   */
+  async to(options: { dtype?: DType; device?: DeviceName | Device }): Promise<Tensor> {
+    checkOptions('to', options, ['dtype', 'device']);
+    const target = deviceNamed(options.device ?? this.device);
+    const dtype = checkDType('to', options.dtype ?? this.dtype);
+    const requiresGrad = checkRequiresGrad('to', this.requiresGrad && isFloat(dtype), dtype);
+    const bytes = await this.rawBytes('to');
+    const stored = dtype === this.dtype ? bytes : encode(dtype, decode(this.dtype, bytes));
+    return fromBytes('to', stored, this.shape, dtype, target, requiresGrad);
+  }
+
+  /** A view with the same elements under another shape; one axis may be -1. See {@link reshape}. */
+  reshape(...shape: number[]): Tensor {
+    return reshape(this, shape);
+  }
+
+  /** A copy with its axes permuted; without arguments, the last two swapped. See {@link transpose}. */
+  transpose(...axes: number[]): Tensor {
+    return transpose(this, axes.length > 0 ? axes : undefined);
+  }
+
+  /** The tensor rounded to another dtype; the gradient is rounded back. See {@link cast}. */
+  cast(dtype: DType): Tensor {
+    return cast(this, dtype);
+  }
+
+  /** A view of the same memory, outside the graph. */
+  detach(): Tensor {
+    return new Tensor(this.live('detach').retain(), this.shape, this.dtype, false, true);
+  }
+
+  /**
+   * Adds the gradient of this tensor with respect to every leaf that requires one to the leaf's `grad`, and releases the graph.
+   *
+   * @param gradient the gradient of whatever is differentiated with respect to this tensor, same shape and dtype; default 1, for a
+   * tensor of one element.
+   * @throws OptionError if nothing here requires a gradient or the graph was already released; ShapeError.
+   */
+  backward(gradient?: Tensor): void {
+    backward(this, gradient);
+  }
+
+  /** Drops the collected gradient and frees its memory. */
+  clearGrad(): void {
+    this.grad?.dispose();
+    this.grad = null;
+  }
+
+  /** Frees the memory unless another tensor shares it. Safe to call twice. Using the tensor afterwards throws DisposedError. */
+  dispose(): void {
+    if (this.storage === null) return;
+    leaveScopes(this);
+    this.clearGrad();
+    this.storage.release();
+    this.storage = null;
+    this.node = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  toString(): string {
+    const where = this.storage ? this.storage.device.id : 'disposed';
+    return `Tensor(${this.dtype} [${this.shape.join(', ')}] on ${where})`;
+  }
+
+  private live(op: string): Storage {
+    if (this.storage === null) {
+      throw new DisposedError(`${op}: expected a live tensor, got a disposed one of shape [${this.shape.join(', ')}]`);
+    }
+    return this.storage;
+  }
+
+  private async rawBytes(op: string): Promise<Uint8Array> {
+    const storage = this.live(op);
+    const bytes = new Uint8Array(this.bytes);
+    await storage.device.read(storage.buffer, bytes);
+    return bytes;
+  }
+}
+
+/** Where and as what a new tensor is made. */
+export interface TensorOptions {
+  /** Default float32. */
+  dtype?: DType;
+  /** Default: the default device. */
+  device?: DeviceName | Device;
+  /** Whether the tensor is a leaf that collects a gradient; float dtypes only. Default false. */
+  requiresGrad?: boolean;
+}
+
+/** Options of the random tensors. */
+export interface RandomOptions extends TensorOptions {
+  /** Draw from a fresh generator with this seed instead of the library's. */
+  seed?: number;
+}
+
+const TENSOR_OPTIONS = ['dtype', 'device', 'requiresGrad'];
+
+/** @internal */
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** @internal A tensor of unspecified contents. */
+export function empty(op: string, shape: readonly number[], dtype: DType, device: Device): Tensor {
+  return make(op, shape, dtype, device, true);
+}
+
+/** @internal The same outside every scope: for what an op keeps to itself. */
+export function workspace(op: string, shape: readonly number[], dtype: DType, device: Device): Tensor {
+  return make(op, shape, dtype, device, false);
+}
+
+function make(op: string, shape: readonly number[], dtype: DType, device: Device, tracked: boolean): Tensor {
+  const bytes = elementCount(shape) * bytesPerElement(dtype);
+  if (!Number.isSafeInteger(bytes)) throw new ShapeError(`${op}: expected fewer than 2^53 bytes, got shape [${shape.join(', ')}]`);
+  return new Tensor(Storage.allocate(op, device, bytes), Object.freeze([...shape]), dtype, false, tracked);
+}
+
+/** @internal */
+export function fromBytes(
+  op: string,
+  bytes: Uint8Array,
+  shape: readonly number[],
+  dtype: DType,
+  device: Device,
+  requiresGrad: boolean,
+): Tensor {
+  const out = empty(op, shape, dtype, device);
+  device.backend.write(out.arg.buffer, bytes);
+  out.requiresGrad = requiresGrad;
+  return out;
+}
+
+function checkDType(op: string, dtype: DType): DType {
+  if (!DTYPES.includes(dtype)) throw new DTypeError(`${op}: expected one of ${DTYPES.join(', ')} for dtype, got ${String(dtype)}`);
+  return dtype;
+}
+
+function checkRequiresGrad(op: string, requiresGrad: boolean, dtype: DType): boolean {
+  if (typeof requiresGrad !== 'boolean') throw new OptionError(`${op}: expected a boolean for requiresGrad, got ${typeof requiresGrad}`);
+  if (requiresGrad && !isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype with requiresGrad, got ${dtype}`);
+  return requiresGrad;
+}
+
+function resolve(op: string, options: TensorOptions, fallback: DType = 'float32'): { dtype: DType; device: Device; requiresGrad: boolean } {
+  const dtype = checkDType(op, options.dtype ?? fallback);
+  return {
+    dtype,
+    device: options.device === undefined ? getDefaultDevice() : deviceNamed(options.device),
+    requiresGrad: checkRequiresGrad(op, options.requiresGrad ?? false, dtype),
+  };
+}
+
+function flatten(values: NestedArray, depth: number, shape: number[], out: number[]): void {
+  if (typeof values === 'number') {
+    if (depth !== shape.length) throw ragged();
+    out.push(values);
+    return;
+  }
+  if (!Array.isArray(values)) throw new OptionError(`tensor: expected numbers in nested arrays, got ${typeof values}`);
+  if (depth === shape.length) {
+    if (out.length > 0 || values.length === 0) throw ragged();
+    shape.push(values.length);
+  }
+  if (values.length !== shape[depth]) throw ragged();
+  for (const each of values as readonly NestedArray[]) flatten(each, depth + 1, shape, out);
+}
+
+function ragged(): ShapeError {
+  return new ShapeError('tensor: expected nested arrays of equal, positive lengths, got ragged or empty ones');
+}
+
+const TYPED: ReadonlyMap<string, DType> = new Map([
+  ['Float32Array', 'float32'],
+  ['Float64Array', 'float32'],
+  ['Int8Array', 'int8'],
+  ['Uint8Array', 'uint8'],
+  ['Int32Array', 'int32'],
+]);
+
+/**
+ * A tensor of the given numbers.
+ *
+ * @param values a number (shape []), nested arrays, or a typed array (Float32Array, Float64Array, Int8Array, Uint8Array, Int32Array).
+ * @param options `shape`: default as nested, or [length] for a typed array. `dtype`: default the typed array's, else float32; values
+ * are rounded to nearest, or truncated and saturated for integers.
+ * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
+ */
+export function tensor(
+  values: NestedArray | Float32Array | Float64Array | Int8Array | Uint8Array | Int32Array,
+  options: TensorOptions & { shape?: readonly number[] } = {},
+): Tensor {
+  checkOptions('tensor', options, [...TENSOR_OPTIONS, 'shape']);
+  let shape: number[] = [];
+  let flat: ArrayLike<number>;
+  let natural: DType = 'float32';
+  if (ArrayBuffer.isView(values)) {
+    const found = TYPED.get(values.constructor.name);
+    if (!found) throw new DTypeError(`tensor: expected one of ${[...TYPED.keys()].join(', ')}, got ${values.constructor.name}`);
+    natural = found;
+    flat = values as Float32Array;
+    shape = [flat.length];
+  } else {
+    const numbers: number[] = [];
+    flatten(values, 0, shape, numbers);
+    flat = numbers;
+  }
+  const { dtype, device, requiresGrad } = resolve('tensor', options, natural);
+  if (options.shape !== undefined) {
+    shape = [...checkShapeValue('tensor', options.shape)];
+    if (elementCount(shape) !== flat.length) {
+      throw new ShapeError(`tensor: expected ${elementCount(shape)} values for shape [${shape.join(', ')}], got ${flat.length}`);
+    }
+  } else {
+    checkShapeValue('tensor', shape);
+  }
+  return fromBytes('tensor', encode(dtype, flat), shape, dtype, device, requiresGrad);
+}
+
+/** A tensor of stored bits, as `raw()` gives them: the way to make float16 and bfloat16 tensors exactly. */
+export function tensorFromRaw(
+  bits: ArrayBufferView,
+  shape: readonly number[],
+  options: TensorOptions & { dtype: DType },
+): Tensor {
+  checkOptions('tensorFromRaw', options, TENSOR_OPTIONS);
+  checkShapeValue('tensorFromRaw', shape);
+  const { dtype, device, requiresGrad } = resolve('tensorFromRaw', options);
+  const bytes = elementCount(shape) * bytesPerElement(dtype);
+  if (bits.byteLength !== bytes) {
+    throw new ShapeError(`tensorFromRaw: expected ${bytes} bytes for ${dtype} [${shape.join(', ')}], got ${bits.byteLength}`);
+  }
+  const view = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
+  return fromBytes('tensorFromRaw', view, shape, dtype, device, requiresGrad);
+}
+
+/** A tensor filled with `value`. Throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError. */
+export function full(shape: readonly number[], value: number, options: TensorOptions = {}): Tensor {
+  return filled('full', shape, value, options);
+}
+
+/** A tensor of zeros. */
+export function zeros(shape: readonly number[], options: TensorOptions = {}): Tensor {
+  return filled('zeros', shape, 0, options);
+}
+
+/** A tensor of ones. */
+export function ones(shape: readonly number[], options: TensorOptions = {}): Tensor {
+  return filled('ones', shape, 1, options);
+}
+
+function filled(op: string, shape: readonly number[], value: number, options: TensorOptions): Tensor {
+  checkOptions(op, options, TENSOR_OPTIONS);
+  checkShapeValue(op, shape);
+  if (typeof value !== 'number') throw new OptionError(`${op}: expected a number for value, got ${typeof value}`);
+  const { dtype, device, requiresGrad } = resolve(op, options);
+  const out = empty(op, shape, dtype, device);
+  device.backend.fill({ out: out.arg, value });
+  out.requiresGrad = requiresGrad;
+  return out;
+}
+
+/**
+ * The numbers start, start + step, … below stop (above it for a negative step), shape [ceil((stop - start) / step)].
+ *
+ * @param start default 0 when only one number is given: `arange(5)` is 0..4.
+ * @param options dtype: default int32 if all three are integers, else float32.
+ */
+export function arange(start: number, stop?: number, step = 1, options: TensorOptions = {}): Tensor {
+  checkOptions('arange', options, TENSOR_OPTIONS);
+  const from = stop === undefined ? 0 : start;
+  const to = stop === undefined ? start : stop;
+  for (const [name, value] of Object.entries({ start: from, stop: to, step })) {
+    if (!Number.isFinite(value)) throw new OptionError(`arange: expected a finite number for ${name}, got ${String(value)}`);
+  }
+  const count = step === 0 ? 0 : Math.ceil((to - from) / step);
+  if (count < 1) throw new OptionError(`arange: expected a step that leads from ${from} to ${to}, got ${step}`);
+  const integers = [from, to, step].every(Number.isInteger);
+  const { dtype, device, requiresGrad } = resolve('arange', options, integers ? 'int32' : 'float32');
+  checkInteger('arange', 'length', count, 1, 2 ** 32);
+  const values = Float64Array.from({ length: count }, (_, i) => from + i * step);
+  return fromBytes('arange', encode(dtype, values), [count], dtype, device, requiresGrad);
+}
+
+/**
+ * Normally distributed numbers (Philox 4x32-10 and Box–Muller): the same on every device for the same seed and order of calls.
+ *
+ * @param options `mean` default 0, `std` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
+ */
+export function randn(shape: readonly number[], options: RandomOptions & { mean?: number; std?: number } = {}): Tensor {
+  const { mean = 0, std = 1 } = options;
+  return random('randn', shape, options, ['mean', 'std'], { mean, std }, (generator, count) => {
+    const values = generator.normal(count);
+    for (let i = 0; i < count; i++) values[i] = values[i] * std + mean;
+    return values;
+  });
+}
+
+/**
+ * Numbers uniform in [low, high), from Philox 4x32-10: the same on every device for the same seed and order of calls.
+ *
+ * @param options `low` default 0, `high` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
+ */
+export function uniform(shape: readonly number[], options: RandomOptions & { low?: number; high?: number } = {}): Tensor {
+  const { low = 0, high = 1 } = options;
+  return random('uniform', shape, options, ['low', 'high'], { low, high }, (generator, count) => {
+    const values = generator.uniform(count);
+    for (let i = 0; i < count; i++) values[i] = low + values[i] * (high - low);
+    return values;
+  });
+}
+
+function random(
+  op: string,
+  shape: readonly number[],
+  options: RandomOptions,
+  ownOptions: string[],
+  numbers: Record<string, number>,
+  draw: (generator: Generator, count: number) => Float32Array,
+): Tensor {
+  checkOptions(op, options, [...TENSOR_OPTIONS, 'seed', ...ownOptions]);
+  checkShapeValue(op, shape);
+  for (const [name, value] of Object.entries(numbers)) {
+    if (!Number.isFinite(value)) throw new OptionError(`${op}: expected a finite number for ${name}, got ${String(value)}`);
+  }
+  const { dtype, device, requiresGrad } = resolve(op, options);
+  if (!isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype, got ${dtype}`);
+  const generator = options.seed === undefined ? defaultGenerator() : new Generator(checkSeed(op, options.seed));
+  const values = draw(generator, checkInteger(op, 'size', elementCount(shape), 1, 2 ** 32));
+  return fromBytes(op, encode(dtype, values), shape, dtype, device, requiresGrad);
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { roundTo, type FloatDType } from '../lib/dtype.js';
+
+/**
+ * How a plain formula computes. The formulas in test/formulas are written once and evaluated twice: in float64, for the truth, and as
+ * someone would who held every intermediate tensor in the dtype under test, for the error that a kernel is measured against.
+ */
+export interface Arithmetic {
+  readonly name: 'float64' | FloatDType;
+  /** An intermediate result as a tensor would hold it. */
+  round(value: number): number;
+  /**
+   * A partial sum. Float32 at least, also for 16-bit dtypes: every library accumulates those in float32, and a running sum in 16
+   * bits would make an error so large that any kernel stays below it.
+   */
+  accumulate(value: number): number;
+}
+
+const identity = (value: number): number => value;
+
+export const EXACT: Arithmetic = { name: 'float64', round: identity, accumulate: identity };
+
+const IN_DTYPE: Record<FloatDType, Arithmetic> = {
+  float32: { name: 'float32', round: Math.fround, accumulate: Math.fround },
+  float16: { name: 'float16', round: (value) => roundTo('float16', value), accumulate: Math.fround },
+  bfloat16: { name: 'bfloat16', round: (value) => roundTo('bfloat16', value), accumulate: Math.fround },
+};
+
+export function arithmeticIn(dtype: FloatDType): Arithmetic {
+  return IN_DTYPE[dtype];
+}
+
+/** The sum of x[xStart + i * xStep] * y[yStart + i * yStep] over n, rounded once at the end. */
+export function dot(
+  a: Arithmetic,
+  n: number,
+  x: Float64Array,
+  xStart: number,
+  xStep: number,
+  y: Float64Array,
+  yStart: number,
+  yStep: number,
+): number {
+  let sum = 0;
+  if (a.name === 'float64') {
+    for (let i = 0; i < n; i++) sum += x[xStart + i * xStep] * y[yStart + i * yStep];
+    return sum;
+  }
+  for (let i = 0; i < n; i++) sum = Math.fround(sum + Math.fround(x[xStart + i * xStep] * y[yStart + i * yStep]));
+  return a.round(sum);
+}
+
+/** The sum of term(0) to term(n - 1), rounded once at the end. */
+export function sumOf(a: Arithmetic, n: number, term: (i: number) => number): number {
+  let sum = 0;
+  for (let i = 0; i < n; i++) sum = a.accumulate(sum + term(i));
+  return a.round(sum);
+}
+
+const FRACTION_BITS: Record<FloatDType, number> = { float32: 23, float16: 10, bfloat16: 7 };
+const SMALLEST_EXPONENT: Record<FloatDType, number> = { float32: -126, float16: -14, bfloat16: -126 };
+
+/** The distance between neighbouring numbers of the dtype around `value`: one rounding step. */
+export function roundingStep(dtype: FloatDType, value: number): number {
+  const magnitude = Math.abs(value);
+  let exponent = magnitude > 0 ? Math.floor(Math.log2(magnitude)) : -Infinity;
+  if (2 ** exponent > magnitude) exponent--; // log2 may round up just below a power of two
+  return 2 ** (Math.max(exponent, SMALLEST_EXPONENT[dtype]) - FRACTION_BITS[dtype]);
+}
