@@ -15,8 +15,8 @@
 namespace {
 
 constexpr int MAX_HEAD_DIM = 256;
-// Floats between the rows of a tile in scratch memory, for every head dim: an odd number of cache lines, so that the rows that
-// a product walks side by side do not compete for the same sets of the cache.
+// Floats between the rows of a tile in scratch memory, for every head dim: an odd number of cache lines, so that the
+// rows that a product walks side by side do not compete for the same sets of the cache.
 constexpr int ROW_STRIDE = MAX_HEAD_DIM + 16;
 
 constexpr float INFINITE = __builtin_inff();
@@ -45,6 +45,8 @@ struct AttentionRows {
   }
   // The row's place in lse and delta, [B, H, Sq].
   int64_t statistic(int64_t row) const { return (batch * shape.heads + head(row)) * shape.queries + query(row); }
+  // The row's number among the packed rows of all batch entries and key heads.
+  int64_t packed(int64_t row) const { return (batch * shape.heads + head_begin) * shape.queries + row; }
   // Where a key starts in k and v, [B, key_capacity, G, D].
   int64_t key_start(int64_t key) const {
     return ((batch * shape.key_capacity + key) * shape.key_heads + key_head) * shape.head_dim;
@@ -135,8 +137,8 @@ TERNFLASH_INLINE VecInt count_from(int64_t first) {
   return load_int(numbers);
 }
 
-// e^x for the x of a softmax, which is never much above 0; 0 below -87, where vec_exp would go on into subnormal numbers, which
-// some processors multiply very slowly. The polynomial of vec_exp; NaN stays NaN.
+// e^x for the x of a softmax, which is never much above 0; 0 below -87, where vec_exp would go on into subnormal
+// numbers, which some processors multiply very slowly. The polynomial of vec_exp; NaN stays NaN.
 TERNFLASH_INLINE Vec softmax_exp(Vec x) {
   const VecInt small = x < -87.0f;
   const Vec clamped = small ? broadcast(-87.0f) : x;

@@ -5,22 +5,24 @@
 //
 //   q, out [B, Sq, H, D], k, v [B, key_capacity, G, D], lse [B, H, Sq]
 //
-// Never a matrix of Sq x Sk: a task owns a tile of packed rows (attention_rows.h) of one batch entry and key head and walks
-// over tiles of keys with the running maximum, sum and output of each row (Dao 2023, FlashAttention-2, algorithm 1):
+// Never a matrix of Sq x Sk: a task owns a tile of packed rows (attention_rows.h) of one batch entry and key head and
+// walks over tiles of keys with the running maximum, sum and output of each row (Dao 2023, FlashAttention-2, algorithm
+// 1):
 //
 //   s = K q^T              [keys][rows], so that a vector holds one key's scores of LANES rows and the softmax needs no
 //                          sums across lanes
 //   p = exp(s - maximum)   over s
 //   out = out * exp(old maximum - maximum) + p^T V
 //
-// Key tiles that no row of the tile sees are not visited, in a tile on the edge of the mask the products skip blocks that
-// are wholly masked, and only vectors on that edge compare key numbers.
+// Key tiles that no row of the tile sees are not visited, in a tile on the edge of the mask the products skip blocks
+// that are wholly masked, and only vectors on that edge compare key numbers.
 //
-// Few rows (decoding): lanes would stay empty, so the scores are dot products along D instead, [rows][keys]. When
-// one tile holds all rows of a key head, tasks also split the keys, SPLIT_KEYS each, and a second step merges their
-// results. Tiles and splits depend on the shape alone, so a result does not depend on the number of threads.
+// Few rows (decoding): lanes would stay empty, so the scores are dot products along D instead, [rows][keys]; and a task
+// takes all key heads of a batch entry, so that it reads k and v in the order of memory. When one tile holds all rows
+// of a key head, tasks also split the keys, SPLIT_KEYS each, and a second step merges their results. Tiles and splits
+// depend on the shape alone, so a result does not depend on the number of threads.
 //
-// Scratch per thread: about 380 KB, of which head dim 64 touches 120 KB.
+// Scratch per thread: 560 KB, of which head dim 64 touches 160 KB.
 
 #include "attention_rows.h"
 #include "kernels.h"
@@ -31,17 +33,21 @@ namespace {
 using ternflash::AttentionShape;
 using ternflash::FlashAttentionParams;
 
-// Tuned on a Zen 4 server (32 KB of L1, 1 MB of L2): the scores of a tile fit in L1, a multiple of BLOCK_ROWS either way.
+// Multiples of BLOCK_ROWS and of the lanes. Tuned on a Zen 4 server (32 KB of L1, 1 MB of L2): each tile of keys is
+// copied and read back once per ROWS, which cost 10 % more time at 96.
 constexpr int ROWS = 192;
 constexpr int KEYS = 48;
-constexpr int SPLIT_KEYS = 10 * KEYS;
-// Up to FEW_ROWS rows dot products beat vectors that are mostly padding. With few keys as well there is little to win, and scores
-// that are summed in the order of the backward pass make its p exact where a row sees a single key.
+constexpr int SPLIT_KEYS = 4 * KEYS;
+// Up to FEW_ROWS rows dot products beat vectors that are mostly padding. With few keys as well there is little to win,
+// and scores that are summed in the order of the backward pass make its p exact where a row sees a single key.
 constexpr int FEW_ROWS = LANES / 2;
-constexpr int MANY_KEYS = 4 * KEYS;
+constexpr int MANY_KEYS = SPLIT_KEYS;
+// Few rows only stream k and v: what counts is that the reads run on through neighbouring heads, as many as fit a row.
+constexpr int FEW_KEYS = 16;
+constexpr int FEW_STRIDE = KEYS / FEW_KEYS * ROW_STRIDE;
 
 struct Scratch {
-  alignas(64) float q[MAX_HEAD_DIM * ROWS];  // [D][ROWS], or [rows][ROW_STRIDE] for few rows; scaled
+  alignas(64) float q[ROWS * ROW_STRIDE];  // [D][ROWS], or [rows][ROW_STRIDE] for few rows; scaled
   alignas(64) float k[KEYS * ROW_STRIDE];
   alignas(64) float v[KEYS * ROW_STRIDE];
   alignas(64) float p[KEYS * ROWS];  // [KEYS][ROWS], or [rows][ROWS] for few rows: scores, then probabilities
@@ -52,35 +58,34 @@ struct Scratch {
   alignas(64) int32_t first_key[ROWS];
   alignas(64) int32_t end_key[ROWS];
 };
-static_assert(FEW_ROWS * ROW_STRIDE <= MAX_HEAD_DIM * ROWS && KEYS <= ROWS && KEYS % LANES == 0, "the few-rows layouts must fit");
+static_assert(FEW_KEYS % LANES == 0 && FEW_KEYS * FEW_STRIDE <= KEYS * ROW_STRIDE, "a few rows' keys must fit");
 
-// A tile of packed rows [row_begin, row_begin + count).
+// A tile of packed rows [row_begin, row_begin + count), which are rows `base` and on in scratch.
 struct RowTile {
   const FlashAttentionParams& params;
-  const AttentionRows& rows;
+  AttentionRows rows;
   int64_t row_begin;
   int64_t count;
+  int64_t base;
 };
 
 static void start_rows(const RowTile& tile, Scratch& scratch) {
-  for (int64_t i = 0; i < round_up(tile.count, LANES); i++) {
-    // Padding lanes see what the last row sees.
-    const int64_t row = tile.row_begin + min64(i, tile.count - 1);
-    scratch.first_key[i] = int32_t(tile.rows.first_key(row));
-    scratch.end_key[i] = int32_t(tile.rows.end_key(row));
-    scratch.maximum[i] = -INFINITE;
-    scratch.sum[i] = 0.0f;
+  for (int64_t i = 0; i < tile.count; i++) {
+    scratch.first_key[tile.base + i] = int32_t(tile.rows.first_key(tile.row_begin + i));
+    scratch.end_key[tile.base + i] = int32_t(tile.rows.end_key(tile.row_begin + i));
+    scratch.maximum[tile.base + i] = -INFINITE;
+    scratch.sum[tile.base + i] = 0.0f;
+    float* out = scratch.out + (tile.base + i) * ROW_STRIDE;
+    for (int64_t d = 0; d < tile.params.shape.head_dim; d += LANES) store(out + d, Vec{});
   }
-  const int64_t width = round_up(tile.params.shape.head_dim, LANES);
-  for (int64_t i = 0; i < tile.count; i++)
-    for (int64_t d = 0; d < width; d++) scratch.out[i * ROW_STRIDE + d] = 0.0f;
 }
 
-// The new maximum leads; the maximum to subtract is 0 for a row that has seen no key, so that -inf - -inf never happens.
+// The new maximum leads; the maximum to subtract is 0 for a row that has seen no key, so that -inf - -inf never
+// happens.
 TERNFLASH_INLINE Vec finite_maximum(Vec maximum) { return maximum == -INFINITE ? Vec{} : maximum; }
 
-// Scores to probabilities for one vector of rows, p pointing at its column; scores exist in keys [begin, end) of the tile's
-// `keys`, the other probabilities are 0.
+// Scores to probabilities for one vector of rows, p pointing at its column; scores exist in keys [begin, end) of the
+// tile's `keys`, the other probabilities are 0.
 template <bool MASKED>
 static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, int64_t begin, int64_t end) {
   float* p = scratch.p + lane;
@@ -162,8 +167,8 @@ static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys,
   }
 }
 
-// Sums of the lanes of LANES vectors, as one vector. Each level adds the halves of all segments of WIDTH lanes of a pair of
-// vectors, which leaves twice as many segments, half as wide, in order, in one vector.
+// Sums of the lanes of LANES vectors, as one vector. Each level adds the halves of all segments of WIDTH lanes of a
+// pair of vectors, which leaves twice as many segments, half as wide, in order, in one vector.
 template <int... LANE>
 struct LaneList {};
 template <int COUNT, int... LANE>
@@ -192,30 +197,33 @@ TERNFLASH_INLINE Vec lane_sums(Vec* vectors) {
   }
 }
 
-// Keys [key_begin, key_begin + keys) for a few rows, p being [rows][ROWS].
-static void few_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, Scratch& scratch) {
+// Keys [key_begin, key_begin + keys) for a few rows, p being [rows][ROWS]; their head begins at `column` of scratch.k
+// and v.
+static void few_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, int64_t column, Scratch& scratch) {
   const int64_t width = round_up(tile.params.shape.head_dim, LANES);
   for (int64_t j = 0; j < keys; j += LANES) {
     // Past the last key the tile holds what an earlier tile left, or nothing yet: such scores are masked.
     const VecInt key = count_from(key_begin + j);
     const int32_t key_end = int32_t(key_begin + keys);
     for (int64_t i = 0; i < tile.count; i++) {
-      const float* q = scratch.q + i * ROW_STRIDE;
-      const float* k = scratch.k + j * ROW_STRIDE;
+      const int64_t row = tile.base + i;
+      const float* q = scratch.q + row * ROW_STRIDE;
+      const float* k = scratch.k + j * FEW_STRIDE + column;
       Vec sums[LANES] = {};
       for (int64_t d = 0; d < width; d += LANES) {
         const Vec q_part = load(q + d);
         TERNFLASH_UNROLL
-        for (int u = 0; u < LANES; u++) sums[u] += load(k + u * ROW_STRIDE + d) * q_part;
+        for (int u = 0; u < LANES; u++) sums[u] += load(k + u * FEW_STRIDE + d) * q_part;
       }
-      const int32_t end = scratch.end_key[i] < key_end ? scratch.end_key[i] : key_end;
+      const int32_t end = scratch.end_key[row] < key_end ? scratch.end_key[row] : key_end;
       store(scratch.p + i * ROWS + j,
-            mask_score(lane_sums<LANES>(sums), key, VecInt{} + scratch.first_key[i], VecInt{} + end));
+            mask_score(lane_sums<LANES>(sums), key, VecInt{} + scratch.first_key[row], VecInt{} + end));
     }
   }
   for (int64_t i = 0; i < tile.count; i++) {
+    const int64_t row = tile.base + i;
     float* p = scratch.p + i * ROWS;
-    Vec maxima = broadcast(scratch.maximum[i]);
+    Vec maxima = broadcast(scratch.maximum[row]);
     for (int64_t j = 0; j < keys; j += LANES) maxima = vec_max(maxima, load(p + j));
     const float maximum = vec_max_lane(maxima);
     const Vec subtract = finite_maximum(broadcast(maximum));
@@ -225,37 +233,70 @@ static void few_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, 
       store(p + j, e);
       sums += e;
     }
-    const float rescale = softmax_exp(broadcast(scratch.maximum[i]) - subtract)[0];
-    scratch.maximum[i] = maximum;
-    scratch.sum[i] = scratch.sum[i] * rescale + vec_sum(sums);
-    scratch.rescale[i] = rescale;
+    const float rescale = softmax_exp(broadcast(scratch.maximum[row]) - subtract)[0];
+    scratch.maximum[row] = maximum;
+    scratch.sum[row] = scratch.sum[row] * rescale + vec_sum(sums);
+    scratch.rescale[row] = rescale;
   }
-  tile_gemm<ROWS, 1>({tile.count, width / LANES, keys, scratch.p, scratch.v, ROW_STRIDE, scratch.out, ROW_STRIDE,
-                      Start::SCALED_C, scratch.rescale});
+  tile_gemm<ROWS, 1>({tile.count, width / LANES, keys, scratch.p, scratch.v + column, FEW_STRIDE,
+                      scratch.out + tile.base * ROW_STRIDE, ROW_STRIDE, Start::SCALED_C, scratch.rescale + tile.base});
 }
 
 // Leaves out, sum and maximum of the tile's rows over keys [split_begin, split_end) in scratch.
-static void attend(const RowTile& tile, int64_t split_begin, int64_t split_end, Scratch& scratch) {
+static void attend_many_rows(const RowTile& tile, int64_t split_begin, int64_t split_end, Scratch& scratch) {
   const AttentionShape& shape = tile.params.shape;
-  const bool few = tile.count <= FEW_ROWS && shape.keys > MANY_KEYS;
   start_rows(tile, scratch);
+  for (int64_t i = tile.count; i < round_up(tile.count, LANES); i++) {  // padding lanes do as the last row
+    scratch.first_key[i] = scratch.first_key[tile.count - 1];
+    scratch.end_key[i] = scratch.end_key[tile.count - 1];
+    scratch.maximum[i] = -INFINITE;
+    scratch.sum[i] = 0.0f;
+  }
   const auto row_start = [&](int64_t i) { return tile.rows.start(tile.row_begin + i); };
-  if (few)
-    load_tile(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
-  else
-    load_tile_transposed<ROWS>(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
-
-  const int64_t begin = max64(split_begin, scratch.first_key[0]);
+  load_tile_transposed<ROWS>(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
   const int64_t end = min64(split_end, scratch.end_key[tile.count - 1]);
-  for (int64_t key = begin; key < end; key += KEYS) {
+  for (int64_t key = max64(split_begin, scratch.first_key[0]); key < end; key += KEYS) {
     const int64_t keys = min64(KEYS, end - key);
     const auto key_start = [&](int64_t i) { return tile.rows.key_start(key + i); };
     load_tile(tile.params.k, shape.head_dim, keys, key_start, 1.0f, scratch.k);
     load_tile(tile.params.v, shape.head_dim, keys, key_start, 1.0f, scratch.v);
-    if (few)
-      few_rows_step(tile, key, keys, scratch);
-    else
-      many_rows_step(tile, key, keys, min64(key + 2 * KEYS, end), scratch);
+    many_rows_step(tile, key, keys, min64(key + 2 * KEYS, end), scratch);
+  }
+}
+
+// All rows of one key head, where they are few.
+static RowTile head_tile(const FlashAttentionParams& params, int64_t batch, int64_t key_head) {
+  const AttentionRows rows(params.shape, batch, key_head);
+  return {params, rows, 0, rows.count, rows.head_begin * params.shape.queries};
+}
+
+// The same for the few rows of all key heads of a batch entry.
+static void attend_few_rows(const FlashAttentionParams& params, int64_t batch, int64_t split_begin, int64_t split_end,
+                            Scratch& scratch) {
+  const AttentionShape& shape = params.shape;
+  int64_t begin = split_begin, end = split_end;
+  for (int64_t key_head = 0; key_head < shape.key_heads; key_head++) {
+    const RowTile tile = head_tile(params, batch, key_head);
+    start_rows(tile, scratch);
+    const auto row_start = [&](int64_t i) { return tile.rows.start(i); };
+    load_tile(params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q + tile.base * ROW_STRIDE);
+    begin = max64(begin, tile.rows.first_key(0));  // the same for every head
+    end = min64(end, tile.rows.end_key(tile.count - 1));
+  }
+  // A head that does not fill its last vector would read the next one's numbers.
+  const int64_t together = shape.head_dim % LANES == 0 ? FEW_STRIDE / shape.head_dim : 1;
+  for (int64_t key = begin; key < end; key += FEW_KEYS) {
+    const int64_t keys = min64(FEW_KEYS, end - key);
+    for (int64_t first = 0; first < shape.key_heads; first += together) {
+      const AttentionRows rows(shape, batch, first);
+      const int64_t heads = min64(together, shape.key_heads - first);
+      for (int64_t i = 0; i < keys; i++)
+        load_row(params.k, rows.key_start(key + i), heads * shape.head_dim, 1.0f, scratch.k + i * FEW_STRIDE);
+      for (int64_t i = 0; i < keys; i++)
+        load_row(params.v, rows.key_start(key + i), heads * shape.head_dim, 1.0f, scratch.v + i * FEW_STRIDE);
+      for (int64_t i = 0; i < heads; i++)
+        few_rows_step(head_tile(params, batch, first + i), key, keys, i * shape.head_dim, scratch);
+    }
   }
 }
 
@@ -269,7 +310,7 @@ static void finish_row(const FlashAttentionParams& params, const AttentionRows& 
   static_cast<float*>(params.lse.data)[rows.statistic(row)] = sees_a_key ? maximum + __builtin_logf(sum) : -INFINITE;
 }
 
-// The results of a row's splits, [splits][max_rows][2 + D]: maximum, sum, out not yet divided by the sum.
+// The results of a row's splits: maximum, sum, out not yet divided by the sum.
 static void merge_splits(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, const float* partial,
                          int64_t splits, int64_t split_stride) {
   const int64_t head_dim = params.shape.head_dim;
@@ -290,6 +331,23 @@ static void merge_splits(const FlashAttentionParams& params, const AttentionRows
   finish_row(params, rows, row, maximum, sum, out);
 }
 
+// To the outputs, or to `partials` [B][H * Sq][2 + D] if there are any.
+static void write_rows(const RowTile& tile, float* partials, Scratch& scratch) {
+  const AttentionShape& shape = tile.params.shape;
+  for (int64_t i = 0; i < tile.count; i++) {
+    const int64_t row = tile.base + i;
+    float* out = scratch.out + row * ROW_STRIDE;
+    if (!partials) {
+      finish_row(tile.params, tile.rows, tile.row_begin + i, scratch.maximum[row], scratch.sum[row], out);
+      continue;
+    }
+    float* partial = partials + tile.rows.packed(tile.row_begin + i) * (2 + shape.head_dim);
+    partial[0] = scratch.maximum[row];
+    partial[1] = scratch.sum[row];
+    __builtin_memcpy(partial + 2, out, size_t(shape.head_dim) * sizeof(float));
+  }
+}
+
 }  // namespace
 
 namespace ternflash::cpu::TERNFLASH_ISA {
@@ -300,39 +358,39 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
   const int64_t tiles = ceil_div(max_rows, ROWS);
   const int64_t splits = tiles == 1 ? max64(1, ceil_div(shape.keys, SPLIT_KEYS)) : 1;
   const int64_t pairs = shape.batch * shape.key_heads;
-  const int64_t partial_stride = 2 + shape.head_dim;
-  float* partials = splits > 1 ? shared_scratch<float>(context, pairs * splits * max_rows * partial_stride) : nullptr;
+  const int64_t split_stride = shape.batch * shape.heads * shape.queries * (2 + shape.head_dim);
+  float* partials = splits > 1 ? shared_scratch<float>(context, splits * split_stride) : nullptr;
+  const auto split_end = [&](int64_t split) { return splits == 1 ? shape.keys : min64((split + 1) * SPLIT_KEYS, shape.keys); };
 
-  // The last tiles first: under a causal mask they are the longest.
-  parallel_for(context, tiles * splits * pairs, [&](int64_t task, int thread) {
-    const int64_t pair = task % pairs;
-    const int64_t split = task / pairs % splits;
-    const int64_t row_begin = (tiles - 1 - task / pairs / splits) * ROWS;
-    const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
-    if (row_begin >= rows.count) return;
-    Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
-    const RowTile tile{params, rows, row_begin, min64(ROWS, rows.count - row_begin)};
-    const int64_t split_begin = split * SPLIT_KEYS;
-    attend(tile, split_begin, splits > 1 ? min64(split_begin + SPLIT_KEYS, shape.keys) : shape.keys, scratch);
-    for (int64_t i = 0; i < tile.count; i++) {
-      float* out = scratch.out + i * ROW_STRIDE;
-      if (splits == 1) {
-        finish_row(params, rows, row_begin + i, scratch.maximum[i], scratch.sum[i], out);
-        continue;
-      }
-      float* partial = partials + ((pair * splits + split) * max_rows + i) * partial_stride;
-      partial[0] = scratch.maximum[i];
-      partial[1] = scratch.sum[i];
-      __builtin_memcpy(partial + 2, out, size_t(shape.head_dim) * sizeof(float));
-    }
-  });
+  if (max_rows <= FEW_ROWS && shape.heads * shape.queries <= ROWS && shape.keys > MANY_KEYS) {
+    parallel_for(context, splits * shape.batch, [&](int64_t task, int thread) {
+      const int64_t batch = task % shape.batch;
+      const int64_t split = task / shape.batch;
+      Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
+      attend_few_rows(params, batch, split * SPLIT_KEYS, split_end(split), scratch);
+      for (int64_t key_head = 0; key_head < shape.key_heads; key_head++)
+        write_rows(head_tile(params, batch, key_head), partials + split * split_stride, scratch);
+    });
+  } else {
+    // The last tiles first: under a causal mask they are the longest.
+    parallel_for(context, tiles * splits * pairs, [&](int64_t task, int thread) {
+      const int64_t pair = task % pairs;
+      const int64_t split = task / pairs % splits;
+      const int64_t row_begin = (tiles - 1 - task / pairs / splits) * ROWS;
+      const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
+      if (row_begin >= rows.count) return;
+      Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
+      const RowTile tile{params, rows, row_begin, min64(ROWS, rows.count - row_begin), 0};
+      attend_many_rows(tile, split * SPLIT_KEYS, split_end(split), scratch);
+      write_rows(tile, partials ? partials + split * split_stride : nullptr, scratch);
+    });
+  }
 
   if (splits == 1) return;
   parallel_for(context, pairs, [&](int64_t pair, int) {
     const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
     for (int64_t row = 0; row < rows.count; row++)
-      merge_splits(params, rows, row, partials + (pair * splits * max_rows + row) * partial_stride, splits,
-                   max_rows * partial_stride);
+      merge_splits(params, rows, row, partials + rows.packed(row) * (2 + shape.head_dim), splits, split_stride);
   });
 }
 

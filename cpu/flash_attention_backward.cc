@@ -17,9 +17,9 @@
 //   keys stay, rows move:  s = q k^T, d_p = d_out v^T   [rows][keys];  d_k += d_s^T q, d_v += p^T d_out
 //   rows stay, keys move:  s = k q^T, d_p = v d_out^T   [keys][rows];  d_q += d_s^T k
 //
-// Where batch x key heads are enough to fill the threads, a task owns one of them whole, keys stay, and d_q is summed in
-// the same step, [rows] of it in scratch: five products. Otherwise tiles of keys and then tiles of rows are tasks, with
-// no sum shared between tasks: seven products. Every sum runs over the same pieces of ascending rows or keys
+// Where batch x key heads are enough to fill the threads, a task owns one of them whole, keys stay, and d_q is summed
+// in the same step, [rows] of it in scratch: five products. Otherwise tiles of keys and then tiles of rows are tasks,
+// with no sum shared between tasks: seven products. Every sum runs over the same pieces of ascending rows or keys
 // in both, so the results are the same bits, whatever the number of threads.
 //
 // A row that saw no key has lse -inf; it is taken as +inf, which makes its p 0.
@@ -57,7 +57,7 @@ struct Scratch {
   alignas(64) int32_t first_key[STAYING];
   alignas(64) int32_t end_key[STAYING];
 };
-static_assert(STAYING % MOVING == 0 && MOVING <= DEPTH_SECTION, "d_q is summed over the same MOVING keys at a time either way");
+static_assert(STAYING % MOVING == 0 && MOVING <= DEPTH_SECTION, "d_q must be summed in the same pieces either way");
 
 // Packed rows [row_begin, row_begin + row_count) against keys [key_begin, key_begin + key_count).
 struct TilePair {
@@ -73,7 +73,8 @@ struct Range {
   int64_t end;
 };
 
-// Which of the moving side, counted from its tile's begin, meet anything visible among [begin, end) of the staying side.
+// Which of the moving side, counted from its tile's begin, meet anything visible among [begin, end) of the staying
+// side.
 template <bool ROWS_MOVE>
 TERNFLASH_INLINE Range visible_moving(const TilePair& pair, int64_t begin, int64_t end) {
   const AttentionRows& rows = pair.rows;
@@ -265,8 +266,8 @@ static void row_tile(const FlashAttentionBackwardParams& params, const Attention
     store_query_gradient(params, row_start(i), scratch.gradient_a + i * ROW_STRIDE);
 }
 
-// One row to a lane, and sums in the order of the product d_out v^T: where a row sees a single key, out is v, and d_s comes
-// out as exactly 0.
+// One row to a lane, and sums in the order of the product d_out v^T: where a row sees a single key, out is v, and d_s
+// comes out as exactly 0.
 static void compute_delta(const FlashAttentionBackwardParams& params, Context& context) {
   const AttentionShape& shape = params.shape;
   const int64_t head_dim = shape.head_dim;

@@ -6,9 +6,9 @@
 //   C[m][n] = start + sum over t of A(m, t) * B[t][n]        m < rows, n < LANES * vectors, t < depth
 //
 // A is read element by element and broadcast, so either of its axes may be the contiguous one; its strides are template
-// arguments because BLOCK_ROWS of its rows are walked at once, and constants fold into the addresses. B and C are read by
-// whole vectors. Every element of C is one chain of fused multiply-adds in ascending t: the result does not depend on
-// how rows, columns or depth are cut into calls.
+// arguments because BLOCK_ROWS of its rows are walked at once, and constants fold into the addresses. B and C are read
+// by whole vectors. Every element of C is one chain of fused multiply-adds in ascending t: the result does not depend
+// on how rows, columns or depth are cut into calls.
 
 #ifndef TERNFLASH_CPU_TILE_GEMM_H_
 #define TERNFLASH_CPU_TILE_GEMM_H_

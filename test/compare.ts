@@ -103,3 +103,16 @@ export function expectCorrectlyRounded({ name, got, exact, dtype, shape }: Omit<
     shape,
   );
 }
+
+/**
+ * Two float64 evaluations of a formula, the second stored as float32: apart by one rounding to float32, and by the rounding errors of float64,
+ * which show only where terms cancel and are bounded by the number of elements times the largest.
+ */
+export function expectSameFloat64(name: string, got: ArrayLike<number>, stored: ArrayLike<number>): void {
+  const largest = Array.from(stored).reduce((most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most), 0);
+  for (let i = 0; i < stored.length; i++) {
+    const bound = roundingStep('float32', stored[i]) + stored.length * 2 ** -53 * largest;
+    if (Object.is(got[i], stored[i]) || Math.abs(got[i] - stored[i]) <= bound) continue;
+    throw new Error(`${name}: element ${i} of ${stored.length}: expected ${stored[i]}, got ${got[i]}, bound ${bound}`);
+  }
+}

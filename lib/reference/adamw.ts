@@ -5,8 +5,9 @@ import type { AdamWParams } from '../backend.js';
 import { load, store } from './buffer.js';
 
 /**
- * One step of Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, with
- * torch.optim.AdamW's learning rate on the decay and eps outside the corrected root). Per element, at step t:
+ * One step of Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019,
+ * algorithm 2, with torch.optim.AdamW's learning rate on the decay and eps outside the corrected root). Per element, at
+ * step t:
  *
  *   p = p * (1 - learningRate * weightDecay)
  *   m = beta1 * m + (1 - beta1) * g

@@ -4,7 +4,9 @@
 import type { TensorArg } from '../backend.js';
 import { bitsView, bytesPerElement, decode, encode } from '../dtype.js';
 
-/** A block of memory of the reference backend. The bytes start at a multiple of 8, so any typed view of them is aligned. */
+/**
+ * A block of memory of the reference backend. The bytes start at a multiple of 8, so any typed view of them is aligned.
+ */
 export interface ReferenceBuffer {
   bytes: Uint8Array;
 }
@@ -20,14 +22,17 @@ function bytesOf(arg: TensorArg, start: number, count: number): Uint8Array {
   return bytes.subarray(start * size, (start + count) * size);
 }
 
-/** The stored elements themselves, not a copy: the numbers of an integer or float32 tensor, the bits of a 16-bit float one. */
+/**
+ * The stored elements themselves, not a copy: the numbers of an integer or float32 tensor, the bits of a 16-bit float
+ * one.
+ */
 export function view(arg: TensorArg): BitsView {
   return bitsView(arg.dtype, bytesOf(arg, 0, arg.length));
 }
 
 /**
- * A float64 copy of `count` elements from element `start` on, by default of all. Exact for every dtype. Being a copy, it makes in-place
- * ops safe: the output may be written while the input is still being read.
+ * A float64 copy of `count` elements from element `start` on, by default of all. Exact for every dtype. Being a copy,
+ * it makes in-place ops safe: the output may be written while the input is still being read.
  */
 export function load(arg: TensorArg, start = 0, count = arg.length - start): Float64Array {
   return new Float64Array(decode(arg.dtype, bytesOf(arg, start, count)));

@@ -28,8 +28,9 @@ function logSumExp(row: Float64Array): number {
 }
 
 /**
- * loss = sum over the rows m that are not ignored of lse[m] - logits[m, targets[m]], divided by their count if mean, with
- * lse[m] = log(sum over i of exp(logits[m, i])); logits [rows, cols], targets and lse [rows]. 0 if every row is ignored.
+ * loss = sum over the rows m that are not ignored of lse[m] - logits[m, targets[m]], divided by their count if mean,
+ * with lse[m] = log(sum over i of exp(logits[m, i])); logits [rows, cols], targets and lse [rows]. 0 if every row is
+ * ignored.
  */
 export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
   const { logits, targets, loss, lse, count, rows, cols, ignoreIndex, mean } = params;
@@ -51,7 +52,8 @@ export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
 }
 
 /**
- * dLogits[m, i] = (exp(logits[m, i] - lse[m]) - [i = targets[m]]) * dLoss, divided by count if mean; 0 in ignored rows. dLogits is [rows, cols].
+ * dLogits[m, i] = (exp(logits[m, i] - lse[m]) - [i = targets[m]]) * dLoss, divided by count if mean; 0 in ignored rows.
+ * dLogits is [rows, cols].
  */
 export function crossEntropyBackward(params: CrossEntropyBackwardParams, fail: Fail): void {
   const { logits, targets, lse, count, dLoss, dLogits, rows, cols, ignoreIndex, mean } = params;

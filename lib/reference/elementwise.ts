@@ -16,8 +16,8 @@ export function cast({ x, out }: CastParams): void {
 }
 
 /**
- * For each element of a tensor of this shape, in row-major order, the offset of its source when the axes have these strides. Counts like
- * an odometer: the last axis turns fastest.
+ * For each element of a tensor of this shape, in row-major order, the offset of its source when the axes have these
+ * strides. Counts like an odometer: the last axis turns fastest.
  */
 function stridedOffsets(shape: readonly number[], strides: readonly number[], length: number): Float64Array {
   const offsets = new Float64Array(length);
@@ -58,8 +58,8 @@ export function binary({ kind, a, b, out, shape, aStrides, bStrides }: BinaryPar
     store(out, values);
     return;
   }
-  // Integers wrap around: a typed array keeps the low bits of what is written to it, and Math.imul keeps the low 32 bits of a product
-  // that float64 could not hold.
+  // Integers wrap around: a typed array keeps the low bits of what is written to it, and Math.imul keeps the low 32
+  // bits of a product that float64 could not hold.
   const values = view(out);
   for (let i = 0; i < values.length; i++) {
     const [x, y] = [left[aOffsets[i]], right[bOffsets[i]]];

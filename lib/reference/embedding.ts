@@ -16,7 +16,10 @@ function checkedIds(ids: TensorArg, vocabulary: number, fail: Fail): ArrayLike<n
   return values;
 }
 
-/** out[m] = weight[ids[m]]; weight [V, K], ids [M], out [M, K]. Moves bits, and touches only the rows that are asked for. */
+/**
+ * out[m] = weight[ids[m]]; weight [V, K], ids [M], out [M, K]. Moves bits, and touches only the rows that are asked
+ * for.
+ */
 export function embedding({ weight, ids, out, rows, cols, vocabulary }: EmbeddingParams, fail: Fail): void {
   const index = checkedIds(ids, vocabulary, fail);
   if (!index) return clear(out);

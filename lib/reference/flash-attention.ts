@@ -4,8 +4,9 @@
 import type { AttentionShape, FlashAttentionBackwardParams, FlashAttentionParams } from '../backend.js';
 import { load, store } from './buffer.js';
 
-// Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023. The scores of one query are met key by key and never kept,
-// so that memory grows with Sq + Sk and not with their product, forward (section 3.1.1) and backward (section 3.1.2).
+// Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023. The scores of one
+// query are met key by key and never kept, so that memory grows with Sq + Sk and not with their product, forward
+// (section 3.1.1) and backward (section 3.1.2).
 
 /** The first key that query i may see; with lastKey, the window of the contract aligned to the bottom right. */
 function firstKey({ queries, keys, windowLeft }: AttentionShape, i: number): number {
@@ -18,9 +19,10 @@ function lastKey({ queries, keys, windowRight }: AttentionShape, i: number): num
 }
 
 /**
- * out = softmax(scale * q k^T) v over the keys each query sees. With the running maximum `max` and the sum of exponentials `total` of the keys met so
- * far, key j adds p = exp(s_j - max) to `total` and p * v_j to the output; when it raises the maximum, what was summed before is scaled down by
- * exp(old maximum - new maximum). At the end out = sum / total and lse = max + log(total).
+ * out = softmax(scale * q k^T) v over the keys each query sees. With the running maximum `max` and the sum of
+ * exponentials `total` of the keys met so far, key j adds p = exp(s_j - max) to `total` and p * v_j to the output; when
+ * it raises the maximum, what was summed before is scaled down by exp(old maximum - new maximum). At the end out = sum
+ * / total and lse = max + log(total).
  */
 export function flashAttention(params: FlashAttentionParams): void {
   const { batch, queries, keys, heads, keyHeads, headDim, keyCapacity, scale } = params;
@@ -66,9 +68,10 @@ export function flashAttention(params: FlashAttentionParams): void {
 }
 
 /**
- * The probabilities come back from the scores and lse, P_ij = exp(s_ij - lse_i). Then dV_j = sum over i of P_ij dOut_i, dP_ij = dOut_i . v_j,
- * dS_ij = P_ij (dP_ij - delta_i) with delta_i = out_i . dOut_i - dLse_i, dQ_i = scale * sum over j of dS_ij k_j, dK_j = scale * sum over i of dS_ij q_i.
- * dK and dV also add up over the query heads that share the key head. (That dLse enters like a change of delta: d lse_i / d s_ij = P_ij.)
+ * The probabilities come back from the scores and lse, P_ij = exp(s_ij - lse_i). Then dV_j = sum over i of P_ij dOut_i,
+ * dP_ij = dOut_i . v_j, dS_ij = P_ij (dP_ij - delta_i) with delta_i = out_i . dOut_i - dLse_i, dQ_i = scale * sum over
+ * j of dS_ij k_j, dK_j = scale * sum over i of dS_ij q_i. dK and dV also add up over the query heads that share the key
+ * head. (That dLse enters like a change of delta: d lse_i / d s_ij = P_ij.)
  */
 export function flashAttentionBackward(params: FlashAttentionBackwardParams): void {
   const { batch, queries, keys, heads, keyHeads, headDim, scale } = params;

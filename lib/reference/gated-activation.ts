@@ -19,8 +19,8 @@ export function gatedActivation({ kind, gate, up, out }: GatedActivationParams):
 }
 
 /**
- * dUp = dOut * f(gate), dGate = dOut * up * f'(gate). With s = 1 / (1 + exp(-g)): silu(g) = g s, silu'(g) = s (1 + g (1 - s)). The derivative of
- * relu(g)^2 is 2 relu(g).
+ * dUp = dOut * f(gate), dGate = dOut * up * f'(gate). With s = 1 / (1 + exp(-g)): silu(g) = g s, silu'(g) = s (1 + g (1
+ * - s)). The derivative of relu(g)^2 is 2 relu(g).
  */
 export function gatedActivationBackward({ kind, dOut, gate, up, dGate, dUp }: GatedActivationBackwardParams): void {
   const gradient = load(dOut);

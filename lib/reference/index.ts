@@ -3,7 +3,6 @@
 
 import type { Backend, BufferHandle, KernelFailure } from '../backend.js';
 import { adamw } from './adamw.js';
-import { bitLinearWeightBackward } from './bit-linear.js';
 import type { ReferenceBuffer } from './buffer.js';
 import { crossEntropy, crossEntropyBackward } from './cross-entropy.js';
 import { binary, cast, fill, scale, transpose } from './elementwise.js';
@@ -12,18 +11,26 @@ import { flashAttention, flashAttentionBackward } from './flash-attention.js';
 import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
 import { kvCacheAppend } from './kv-cache.js';
 import { matmul } from './matmul.js';
-import { dequantizeTernary, quantizeTernary } from './quantize-ternary.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
 import { rope } from './rope.js';
 import { softmax, softmaxBackward } from './softmax.js';
-import { quantizeActivations, ternaryMatmul, ternaryMatmulBackward, ternaryMatmulInt8 } from './ternary-matmul.js';
+import {
+  bitLinearWeightBackward,
+  dequantizeTernary,
+  quantizeActivations,
+  quantizeTernary,
+  ternaryMatmul,
+  ternaryMatmulBackward,
+  ternaryMatmulInt8,
+} from './ternary.js';
 
 const NOTHING = new Uint8Array(0);
 
 /**
- * The backend in plain TypeScript: always there, computing in float64, written to be read. It is what the other backends are tested against. Ops
- * compute when they are called; only failures and `done` come later, as on the other backends.
+ * The backend in plain TypeScript: always there, computing in float64, written to be read. It is what the other
+ * backends are tested against. Ops compute when they are called; only failures and `done` come later, as on the other
+ * backends.
  */
 export function createReferenceBackend(): Backend {
   let firstFailure: KernelFailure | null = null;

@@ -14,8 +14,8 @@ function transposed(matrix: Float64Array, rows: number, cols: number): Float64Ar
 }
 
 /**
- * out[i, j] = sum over p of a[i, p] * b[p, j] + bias[j]. Both operands are first brought to rows along k, [m, k] and [n, k], so that there is one
- * loop for the four ways they can lie.
+ * out[i, j] = sum over p of a[i, p] * b[p, j] + bias[j]. Both operands are first brought to rows along k, [m, k] and
+ * [n, k], so that there is one loop for the four ways they can lie.
  */
 export function matmul({ a, b, bias, out, m, n, k, transposeA, transposeB }: MatmulParams): void {
   const aRows = transposeA ? transposed(load(a), k, m) : load(a);

@@ -8,7 +8,8 @@ import { load, store, view } from './buffer.js';
 /** out[o, i] = factor * sum over r of x[o, r, i]; x is [outer, reduce, inner]. Integers wrap around. */
 export function sum({ x, out, outer, reduce, inner, factor }: SumParams): void {
   const values = load(x);
-  const sums = new Float64Array(outer * inner);
+  // An Int32Array keeps the low 32 bits of every sum.
+  const sums = isFloat(out.dtype) ? new Float64Array(outer * inner) : new Int32Array(outer * inner);
   for (let o = 0; o < outer; o++) {
     for (let r = 0; r < reduce; r++) {
       const row = (o * reduce + r) * inner;
@@ -17,7 +18,6 @@ export function sum({ x, out, outer, reduce, inner, factor }: SumParams): void {
   }
   for (let i = 0; i < sums.length; i++) sums[i] *= factor;
   if (isFloat(out.dtype)) store(out, sums);
-  // Exact: float64 holds the sum of 2^22 int32s, and of more as long as they do not all point the same way. The typed array keeps the low bits.
   else view(out).set(sums);
 }
 
@@ -36,8 +36,9 @@ export function argmax({ x, out, rows, cols }: ArgmaxParams): void {
 }
 
 /**
- * norm = sqrt(sum of squares over all tensors); coefficient = min(1, maxNorm / (norm + 1e-6)), the factor that clips gradients to a joint
- * norm of maxNorm (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013; eps as in torch.nn.utils).
+ * norm = sqrt(sum of squares over all tensors); coefficient = min(1, maxNorm / (norm + 1e-6)), the factor that clips
+ * gradients to a joint norm of maxNorm (Pascanu et al., "On the difficulty of training recurrent neural networks",
+ * 2013; eps as in torch.nn.utils).
  */
 export function globalNorm({ tensors, norm, coefficient, maxNorm }: GlobalNormParams): void {
   let squares = 0;

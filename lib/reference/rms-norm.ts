@@ -5,8 +5,8 @@ import type { RmsNormBackwardParams, RmsNormParams } from '../backend.js';
 import { load, store } from './buffer.js';
 
 /**
- * out[m, i] = x[m, i] * rstd[m] * weight[i] with rstd[m] = 1 / sqrt(mean over i of x[m, i]^2 + eps) (Zhang and Sennrich, "Root Mean Square Layer
- * Normalization", 2019, eq. 4); x and out [rows, cols], weight [cols], rstd [rows].
+ * out[m, i] = x[m, i] * rstd[m] * weight[i] with rstd[m] = 1 / sqrt(mean over i of x[m, i]^2 + eps) (Zhang and
+ * Sennrich, "Root Mean Square Layer Normalization", 2019, eq. 4); x and out [rows, cols], weight [cols], rstd [rows].
  */
 export function rmsNorm({ x, weight, out, rstd, rows, cols, eps }: RmsNormParams): void {
   const values = load(x);
@@ -24,8 +24,8 @@ export function rmsNorm({ x, weight, out, rstd, rows, cols, eps }: RmsNormParams
 }
 
 /**
- * With x' = x * rstd, the normalised row: dWeight[i] = sum over m of dOut[m, i] * x'[m, i] and, g = dOut * weight being the gradient of x',
- * dX[m, i] = rstd[m] * (g[m, i] - x'[m, i] * mean over j of g[m, j] * x'[m, j]).
+ * With x' = x * rstd, the normalised row: dWeight[i] = sum over m of dOut[m, i] * x'[m, i] and, g = dOut * weight being
+ * the gradient of x', dX[m, i] = rstd[m] * (g[m, i] - x'[m, i] * mean over j of g[m, j] * x'[m, j]).
  */
 export function rmsNormBackward({ dOut, x, weight, rstd, dX, dWeight, rows, cols }: RmsNormBackwardParams): void {
   const gradient = load(dOut);

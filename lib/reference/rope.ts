@@ -5,8 +5,9 @@ import type { RopeParams } from '../backend.js';
 import { load, store, view } from './buffer.js';
 
 /**
- * Turns each pair of features (a, b) by the angle t = positions[token] * frequencies[pair]: (a cos t - b sin t, a sin t + b cos t), or by -t if
- * inverse (Su et al., "RoFormer", 2021, section 3.2.2). x and out are [tokens, heads, headDim]; features beyond the pairs are copied.
+ * Turns each pair of features (a, b) by the angle t = positions[token] * frequencies[pair]: (a cos t - b sin t, a sin t
+ * + b cos t), or by -t if inverse (Su et al., "RoFormer", 2021, section 3.2.2). x and out are [tokens, heads, headDim];
+ * features beyond the pairs are copied.
  */
 export function rope({
   x,

@@ -5,8 +5,8 @@ import type { SoftmaxBackwardParams, SoftmaxParams } from '../backend.js';
 import { load, store } from './buffer.js';
 
 /**
- * out[m, i] = exp(x[m, i] - max) / sum over j of exp(x[m, j] - max), with the maximum of row m; x and out are [rows, cols]. A row of -Infinity
- * alone gives zeros. A row with +Infinity or NaN gives NaN.
+ * out[m, i] = exp(x[m, i] - max) / sum over j of exp(x[m, j] - max), with the maximum of row m; x and out are [rows,
+ * cols]. A row of -Infinity alone gives zeros. A row with +Infinity or NaN gives NaN.
  */
 export function softmax({ x, out, rows, cols }: SoftmaxParams): void {
   const values = load(x);

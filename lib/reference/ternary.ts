@@ -6,132 +6,162 @@ import type {
   DequantizeTernaryParams,
   QuantizeActivationsParams,
   QuantizeTernaryParams,
-  TensorArg,
   TernaryMatmulBackwardParams,
   TernaryMatmulInt8Params,
   TernaryMatmulParams,
 } from '../backend.js';
-import { bits, load, store } from './buffer.js';
-import { addBias, product } from './matmul.js';
+import { load, store, view } from './buffer.js';
+import { packTrits, quantize, unpackTrits } from './trits.js';
 
-const { fround } = Math;
-const SMALLEST = fround(1e-5);
-const LANES = 16;
 const CHUNK = 4096;
+const LANES = 16;
 
-function roundHalfEven(x: number): number {
-  const floor = Math.floor(x);
-  const rest = x - floor;
-  if (rest !== 0.5) return rest < 0.5 ? floor : floor + 1;
-  return floor % 2 === 0 ? floor : floor + 1;
-}
-
-function clamp(x: number, low: number, high: number): number {
-  return Math.min(Math.max(x, low), high);
-}
-
-/** Mean of |w|, added up in the order the contract prescribes, so that every backend gets the same bits. */
-function meanMagnitude(w: Float64Array): number {
+/**
+ * mean |W| in the one order of float64 additions that all backends share (lib/backend.ts): chunks of 4096; in a chunk,
+ * lane l adds the elements l, l + 16, l + 32, ...; then the lanes in turn, then the chunks in turn. Wide enough for
+ * SIMD, and chunks can go to threads.
+ */
+function absoluteMean(values: Float64Array): number {
+  const lanes = new Float64Array(LANES);
   let total = 0;
-  for (let chunk = 0; chunk < w.length; chunk += CHUNK) {
-    const lanes = new Float64Array(LANES);
-    const end = Math.min(chunk + CHUNK, w.length);
-    for (let i = chunk; i < end; i++) lanes[i % LANES] += Math.abs(w[i]);
-    let sum = 0;
-    for (const lane of lanes) sum += lane;
-    total += sum;
+  for (let start = 0; start < values.length; start += CHUNK) {
+    const end = Math.min(start + CHUNK, values.length);
+    lanes.fill(0);
+    for (let i = start; i < end; i++) lanes[(i - start) % LANES] += Math.abs(values[i]);
+    let chunkSum = 0;
+    for (let lane = 0; lane < LANES; lane++) chunkSum += lanes[lane];
+    total += chunkSum;
   }
-  return total / w.length;
+  return total / values.length;
 }
 
-/** BitNet b1.58's absmean rounding (Ma et al., 2024, equations 1 to 3). */
+/**
+ * Absmean quantisation (Ma et al., "The Era of 1-bit LLMs", 2024, eq. 1-3): scale g = max(mean |W|, 1e-5), trit =
+ * clip(round(W / g), -1, 1). Ties round to even, and W / g is W times the float32 reciprocal of g, to the bit on every
+ * backend. weight [rows, cols], packed [rows, ceil(cols / 4)].
+ */
 export function quantizeTernary({ weight, packed, scale, rows, cols }: QuantizeTernaryParams): void {
-  const w = load(weight);
-  const gamma = Math.max(fround(meanMagnitude(w)), SMALLEST);
-  const inverse = fround(1 / gamma);
-  const rowBytes = Math.ceil(cols / 4);
-  const bytes = new Uint8Array(rows * rowBytes).fill(0b01010101);
-  for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      const trit = clamp(roundHalfEven(fround(w[row * cols + col] * inverse)), -1, 1);
-      const shift = 2 * (col & 3);
-      const index = row * rowBytes + (col >> 2);
-      bytes[index] = (bytes[index] & ~(3 << shift)) | ((trit + 1) << shift);
-    }
-  }
-  store(packed, bytes);
-  store(scale, [gamma]);
+  const values = load(weight);
+  const g = Math.fround(Math.max(absoluteMean(values), 1e-5));
+  const reciprocal = Math.fround(1 / g);
+  const trits = new Int8Array(rows * cols);
+  for (let i = 0; i < trits.length; i++) trits[i] = quantize(Math.fround(values[i] * reciprocal), -1, 1);
+  store(packed, packTrits(trits, rows, cols));
+  store(scale, [g]);
 }
 
-/** trits [rows, cols] as float64 */
-function unpack(packed: TensorArg, rows: number, cols: number): Float64Array {
-  const bytes = bits(packed);
-  const rowBytes = Math.ceil(cols / 4);
-  const out = new Float64Array(rows * cols);
-  for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      out[row * cols + col] = ((bytes[row * rowBytes + (col >> 2)] >> (2 * (col & 3))) & 3) - 1;
-    }
-  }
-  return out;
-}
-
-/** trits times their scale */
-function weights(packed: TensorArg, scale: TensorArg, rows: number, cols: number): Float64Array {
-  const trits = unpack(packed, rows, cols);
-  const scales = load(scale);
-  return trits.map((trit, i) => trit * scales[scales.length === 1 ? 0 : Math.floor(i / cols)]);
-}
-
+/** out[n, k] = trit[n, k] * scale[n], or scale[0] for all rows; out [rows, cols]. */
 export function dequantizeTernary({ packed, scale, out, rows, cols }: DequantizeTernaryParams): void {
-  store(out, weights(packed, scale, rows, cols));
+  const trits = unpackTrits(view(packed), rows, cols);
+  const scales = load(scale);
+  const values = new Float64Array(rows * cols);
+  for (let n = 0; n < rows; n++) {
+    const rowScale = scales.length === 1 ? scales[0] : scales[n];
+    for (let i = n * cols; i < (n + 1) * cols; i++) values[i] = trits[i] * rowScale;
+  }
+  store(out, values);
 }
 
-/** Absmax int8 rounding of each token (Ma et al., 2024; Wang et al., "BitNet", 2023, equation 5). */
+/**
+ * One scale per token (Ma et al., 2024, section 2): s = 127 / max(max|x|, 1e-5), code = clip(round(x * s), -128, 127),
+ * ties to even, each operation rounded to float32. x and codes [rows, cols], scales [rows]. A token with NaN or
+ * Infinity gets codes 0 but a scale of NaN or 0, which the product turns into NaN.
+ */
 export function quantizeActivations({ x, codes, scales, rows, cols }: QuantizeActivationsParams): void {
   const values = load(x);
-  const rowScales = new Float64Array(rows);
-  for (let row = 0; row < rows; row++) {
-    let largest = SMALLEST;
-    for (let col = 0; col < cols; col++) largest = Math.max(largest, Math.abs(values[row * cols + col]));
-    const s = fround(127 / largest);
-    rowScales[row] = s;
-    for (let i = row * cols; i < (row + 1) * cols; i++)
-      values[i] = clamp(roundHalfEven(fround(values[i] * s)), -128, 127);
+  const codeValues = new Int8Array(rows * cols);
+  const scaleValues = new Float64Array(rows);
+  for (let m = 0; m < rows; m++) {
+    let max = Math.fround(1e-5);
+    for (let i = m * cols; i < (m + 1) * cols; i++) max = Math.max(max, Math.abs(values[i]));
+    const s = Math.fround(127 / max);
+    for (let i = m * cols; i < (m + 1) * cols; i++) codeValues[i] = quantize(Math.fround(values[i] * s), -128, 127);
+    scaleValues[m] = s;
   }
-  store(codes, values);
-  store(scales, rowScales);
+  store(codes, codeValues);
+  store(scales, scaleValues);
 }
 
+/**
+ * out[m, n] = sum over k of codes[m, k] * trits[n, k], exactly, times weightScale[n] / activationScale[m], plus
+ * bias[n]. The four roundings to float32 are part of the contract (lib/backend.ts): every backend gives these bits.
+ * codes [m, k], packed [n, ceil(k / 4)], out [m, n].
+ */
 export function ternaryMatmulInt8(params: TernaryMatmulInt8Params): void {
   const { codes, activationScales, packed, weightScale, bias, out, m, n, k } = params;
-  // Integers up to 2^31 are exact in float64.
-  const sums = product(load(codes), unpack(packed, n, k), m, n, k, false, true);
-  const tokenScales = load(activationScales);
-  const rowScales = load(weightScale);
-  const offsets = bias ? load(bias) : null;
+  const codeValues = view(codes);
+  const scales = load(activationScales);
+  const trits = unpackTrits(view(packed), n, k);
+  const weightScales = load(weightScale);
+  const biases = bias && load(bias);
+  const values = new Float64Array(m * n);
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < n; j++) {
-      const factor = fround(rowScales[rowScales.length === 1 ? 0 : j] / tokenScales[i]);
-      const y = fround(fround(sums[i * n + j]) * factor);
-      sums[i * n + j] = offsets ? fround(y + offsets[j]) : y;
+      const [codeRow, tritRow] = [i * k, j * k];
+      let sum = 0;
+      for (let p = 0; p < k; p++) sum += codeValues[codeRow + p] * trits[tritRow + p];
+      const rowScale = weightScales.length === 1 ? weightScales[0] : weightScales[j];
+      const y = Math.fround(Math.fround(sum) * Math.fround(rowScale / scales[i]));
+      values[i * n + j] = biases ? Math.fround(y + biases[j]) : y;
     }
   }
-  store(out, sums);
+  store(out, values);
 }
 
+/** out[m, n] = sum over k of x[m, k] * trits[n, k] * weightScale[n] + bias[n]; x [m, k], out [m, n]. */
 export function ternaryMatmul({ x, packed, weightScale, bias, out, m, n, k }: TernaryMatmulParams): void {
-  const result = product(load(x), weights(packed, weightScale, n, k), m, n, k, false, true);
-  store(out, bias ? addBias(result, load(bias)) : result);
+  const inputs = load(x);
+  const trits = unpackTrits(view(packed), n, k);
+  const weightScales = load(weightScale);
+  const biases = bias ? load(bias) : new Float64Array(n);
+  const values = new Float64Array(m * n);
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < n; j++) {
+      const [inputRow, tritRow] = [i * k, j * k];
+      let sum = 0;
+      for (let p = 0; p < k; p++) sum += inputs[inputRow + p] * trits[tritRow + p];
+      values[i * n + j] = sum * (weightScales.length === 1 ? weightScales[0] : weightScales[j]) + biases[j];
+    }
+  }
+  store(out, values);
 }
 
+/**
+ * dX[m, k] = sum over n of dOut[m, n] * weightScale[n] * trits[n, k]; dOut [m, n], dX [m, k]. The gradient passes
+ * straight through the rounding.
+ */
 export function ternaryMatmulBackward({ dOut, packed, weightScale, dX, m, n, k }: TernaryMatmulBackwardParams): void {
-  store(dX, product(load(dOut), weights(packed, weightScale, n, k), m, k, n, false, false));
+  const gradient = load(dOut);
+  const trits = unpackTrits(view(packed), n, k);
+  const weightScales = load(weightScale);
+  const values = new Float64Array(m * k);
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < n; j++) {
+      const [valueRow, tritRow] = [i * k, j * k];
+      const scaled = gradient[i * n + j] * (weightScales.length === 1 ? weightScales[0] : weightScales[j]);
+      for (let p = 0; p < k; p++) values[valueRow + p] += scaled * trits[tritRow + p];
+    }
+  }
+  store(dX, values);
 }
 
+/**
+ * dWeight[n, k] = sum over m of dOut[m, n] * codes[m, k] / activationScales[m]: the weight's gradient with the
+ * activations as the forward pass saw them, passed straight through the rounding of the weight (Bengio et al.,
+ * "Estimating or Propagating Gradients", 2013). dOut [m, n], codes [m, k].
+ */
 export function bitLinearWeightBackward(params: BitLinearWeightBackwardParams): void {
   const { dOut, codes, activationScales, dWeight, m, n, k } = params;
+  const gradient = load(dOut);
+  const codeValues = view(codes);
   const scales = load(activationScales);
-  const x = load(codes).map((code, i) => code / scales[Math.floor(i / k)]);
-  store(dWeight, product(load(dOut), x, n, k, m, true, false));
+  const values = new Float64Array(n * k);
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < n; j++) {
+      const [codeRow, valueRow] = [i * k, j * k];
+      const scaled = gradient[i * n + j] / scales[i];
+      for (let p = 0; p < k; p++) values[valueRow + p] += scaled * codeValues[codeRow + p];
+    }
+  }
+  store(dWeight, values);
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-// Ternary codes as they lie in memory, and the rounding that makes them. A row of K trits takes ceil(K / 4) bytes: trit + 1 of feature k is in
-// bits 2 * (k & 3) of byte k >> 2; unused bits of the last byte hold trit 0, code 1.
+// Ternary codes as they lie in memory, and the rounding that makes them. A row of K trits takes ceil(K / 4) bytes: trit
+// + 1 of feature k is in bits 2 * (k & 3) of byte k >> 2; unused bits of the last byte hold trit 0, code 1.
 
 /** Four codes 1: a byte of zero trits. */
 const FOUR_ZERO_TRITS = 0b01010101;
 
-export function bytesPerRow(cols: number): number {
+function bytesPerRow(cols: number): number {
   return Math.ceil(cols / 4);
 }
 
