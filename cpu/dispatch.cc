@@ -21,22 +21,30 @@ constexpr Kernels AVX2 = {"avx2", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
 #define ISA avx512
 constexpr Kernels AVX512 = {"avx512", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
 #undef ISA
+#define ISA avx512vnni
+constexpr Kernels AVX512VNNI = {"avx512vnni", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
+#undef ISA
 #endif
 #undef TERNFLASH_ENTRY
 
 const Kernels& choose() {
 #if defined(TERNFLASH_X86)
-  const char* cap = std::getenv("TERNFLASH_ISA");
-  const bool base_only = cap && std::strcmp(cap, "base") == 0;
-  const bool avx2_at_most = cap && std::strcmp(cap, "avx2") == 0;
+  // Levels in ascending order; each includes the ones before it.
+  constexpr const Kernels* LEVELS[] = {&BASE, &AVX2, &AVX512, &AVX512VNNI};
   __builtin_cpu_init();  // reads CPUID and, through XGETBV, whether the system saves the wide registers
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && !base_only && !avx2_at_most) return AVX512;
-  if (avx2 && !base_only) return AVX2;
-#endif
+  int level = 0;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) level = 1;
+  if (level == 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    level = 2;
+  if (level == 2 && __builtin_cpu_supports("avx512vnni")) level = 3;
+  if (const char* cap = std::getenv("TERNFLASH_ISA"))
+    for (int capped = 0; capped < level; capped++)
+      if (std::strcmp(cap, LEVELS[capped]->isa) == 0) level = capped;
+  return *LEVELS[level];
+#else
   return BASE;
+#endif
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ struct Kernels {
   double (*fma_peak)(int64_t iterations);
 };
 
-// The best table for this processor; TERNFLASH_ISA=base|avx2|avx512 caps it.
+// The best table for this processor; TERNFLASH_ISA=base|avx2|avx512|avx512vnni caps it.
 const Kernels& kernels();
 
 #define TERNFLASH_DECLARE(name, js_name, Params) void name(const Params&, Context&);
@@ -38,6 +38,10 @@ namespace avx512 {
 TERNFLASH_OPS(TERNFLASH_DECLARE)
 double fma_peak(int64_t iterations);
 }  // namespace avx512
+namespace avx512vnni {
+TERNFLASH_OPS(TERNFLASH_DECLARE)
+double fma_peak(int64_t iterations);
+}  // namespace avx512vnni
 #undef TERNFLASH_DECLARE
 
 }  // namespace ternflash::cpu

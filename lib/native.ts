@@ -8,7 +8,7 @@ import type { Backend, BufferHandle, KernelFailure } from './backend.js';
 /** What the addon exports. `cpu` satisfies the same interface as every backend. */
 export interface Native {
   cpu: Backend;
-  /** The instruction set the CPU kernels were chosen for: base, avx2 or avx512. */
+  /** The instruction set the CPU kernels were chosen for: base, avx2, avx512 or avx512vnni. */
   isa: string;
   threads(): number;
   setThreads(count: number): void;

@@ -1,7 +1,86 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { describeOp } from '../op-tests.js';
+import { DTypeError, OptionError, rope, ShapeError, type RopeOptions } from '../../lib/index.js';
+import { describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
 import { ropeSpec } from '../formulas/rope.js';
+import { describeGolden, describeOp } from '../op-tests.js';
+
+const GOLDEN = { batch: 2, sequence: 7, heads: 3, headDim: 64, positions: 'each' as const };
+const NAMES = { positions: 'position_ids' };
+
+describeGolden(ropeSpec, [
+  { fixture: 'rope_half', c: { name: 'rope_half', ...GOLDEN }, names: NAMES },
+  { fixture: 'rope_interleaved', c: { name: 'rope_interleaved', ...GOLDEN, interleaved: true }, names: NAMES },
+  { fixture: 'rope_partial', c: { name: 'rope_partial', ...GOLDEN, rotaryDim: 32 }, names: NAMES },
+]);
 
 describeOp(ropeSpec);
+
+describe('rope', () => {
+  describeBackends((device) => {
+    test('hand-computed: position 0 changes nothing, to the bit', async () => {
+      const values = [1, -2, 3.25, 4e-3, 5, 6];
+      const x = make(device, 'float32', [1, 1, 1, 6], values);
+      expect(await rope(x).data()).toEqual(Float32Array.from(values));
+    });
+
+    test('hand-computed: which features are a pair', async () => {
+      // theta 1 turns every pair by one radian at position 1.
+      const x = make(device, 'float32', [1, 1, 1, 4], [1, 0, 0, 0]);
+      const [c, s] = [Math.fround(Math.cos(1)), Math.fround(Math.sin(1))];
+      const round = (value: number): number => Math.round(value * 1e6);
+      const half = await rope(x, { positions: 1, theta: 1 }).data();
+      expect(Array.from(half, round)).toEqual([c, 0, s, 0].map(round));
+      const interleaved = await rope(x, { positions: 1, theta: 1, interleaved: true }).data();
+      expect(Array.from(interleaved, round)).toEqual([c, s, 0, 0].map(round));
+    });
+
+    test('scores depend on the distance of positions only', async () => {
+      const q = make(device, 'float32', [1, 1, 1, 4], [1, 2, 3, 4]);
+      const k = make(device, 'float32', [1, 1, 1, 4], [-1, 0.5, 2, 1]);
+      const score = async (i: number, j: number): Promise<number> => {
+        const [a, b] = [await rope(q, { positions: i }).data(), await rope(k, { positions: j }).data()];
+        return Array.from(a).reduce((total, value, d) => total + value * b[d], 0);
+      };
+      const near = await score(3, 1);
+      const far = await score(103, 101);
+      // 4 products of at most 4 * 2, each after two roundings of 2^-24.
+      expect(Math.abs(near - far)).toBeLessThan(4 * 8 * 4 * 2 ** -24);
+      expect(Math.abs(near - (await score(4, 1)))).toBeGreaterThan(0.1);
+    });
+
+    const wrong = (options: RopeOptions, message: string, type: typeof OptionError = OptionError) => ({
+      message,
+      type,
+      code: ERROR_CODES.option,
+      call: (t: (shape: number[]) => ReturnType<typeof make>) => rope(t([1, 2, 1, 6]), options),
+    });
+    describeErrors(device, [
+      wrong({ rotaryDim: 3 }, 'rope: expected an even rotaryDim, got 3'),
+      wrong({ rotaryDim: 8 }, 'rope: expected an integer from 2 to 6 for rotaryDim, got 8'),
+      wrong({ theta: 0 }, 'rope: expected a finite number above 0 for theta, got 0'),
+      wrong({ positions: -1 }, 'rope: expected an integer from 0 to 2147483645 for positions, got -1'),
+      wrong({ interleaved: 1 as unknown as boolean }, 'rope: expected a boolean for interleaved, got 1'),
+      wrong({ base: 3 } as RopeOptions, 'rope: expected only positions, theta, rotaryDim, interleaved as options, got base'),
+      {
+        message: 'rope: expected x of shape [B, S, H, D], got [2, 6]',
+        type: ShapeError,
+        code: ERROR_CODES.shape,
+        call: (t) => rope(t([2, 6])),
+      },
+      {
+        message: 'rope: expected positions of shape [2] to match x, got [3]',
+        type: ShapeError,
+        code: ERROR_CODES.shape,
+        call: (t) => rope(t([1, 2, 1, 6]), { positions: t([3], 'int32') }),
+      },
+      {
+        message: 'rope: expected positions of dtype int32, got float32',
+        type: DTypeError,
+        code: ERROR_CODES.dtype,
+        call: (t) => rope(t([1, 2, 1, 6]), { positions: t([2]) }),
+      },
+    ]);
+  });
+});

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { native } from '../lib/native.js';
+import { createReferenceBackend } from '../lib/reference/index.js';
+
+describe('the backend contract', () => {
+  (native ? test : test.skip)('the addon exports exactly the methods of the interface', () => {
+    // The compiler holds the reference backend to the interface; this holds the addon to the reference backend.
+    const names = Object.keys(createReferenceBackend()).sort();
+    expect(names).toContain('flashAttention');
+    expect(Object.keys(native?.cpu ?? {}).sort()).toEqual(names);
+    for (const name of names) expect(typeof native?.cpu[name as keyof typeof native.cpu]).toBe('function');
+  });
+
+  (native ? test : test.skip)('and the rest of what lib/native.ts declares', () => {
+    expect(Object.keys(native ?? {}).sort()).toEqual(['cpu', 'emptyCache', 'fmaPeak', 'isa', 'setThreads', 'threads']);
+    expect(['base', 'avx2', 'avx512']).toContain(native?.isa);
+  });
+});
