@@ -181,7 +181,6 @@ struct CrossEntropyParams {
   Tensor logits;   // [M, V]
   Tensor targets;  // int32 [M]; out of range and not ignore_index: Context::fail
   Tensor loss;     // float32 [1]
-  Tensor lse;      // float32 [M]
   Tensor count;    // float32 [1]
   int64_t rows;
   int64_t cols;
@@ -192,7 +191,6 @@ struct CrossEntropyParams {
 struct CrossEntropyBackwardParams {
   Tensor logits;
   Tensor targets;
-  Tensor lse;
   Tensor count;
   Tensor d_loss;    // float32 [1]
   Tensor d_logits;  // [M, V]

@@ -216,7 +216,6 @@ void read(const Args& args, Call<CrossEntropyParams>& call) {
   p.logits = args.tensor("logits", p.rows * p.cols);
   p.targets = args.tensor("targets", p.rows);
   p.loss = args.tensor("loss", 1);
-  p.lse = args.tensor("lse", p.rows);
   p.count = args.tensor("count", 1);
 }
 
@@ -228,7 +227,6 @@ void read(const Args& args, Call<CrossEntropyBackwardParams>& call) {
   p.mean = args.flag("mean");
   p.logits = args.tensor("logits", p.rows * p.cols);
   p.targets = args.tensor("targets", p.rows);
-  p.lse = args.tensor("lse", p.rows);
   p.count = args.tensor("count", 1);
   p.d_loss = args.tensor("dLoss", 1);
   p.d_logits = args.tensor("dLogits", p.rows * p.cols);

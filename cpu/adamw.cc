@@ -15,6 +15,26 @@ using ternflash::AdamWParams;
 constexpr int64_t GRAIN = 16384;
 constexpr int64_t CHUNK = 512;
 
+// The numbers of a step, in float32.
+struct Step {
+  float beta1, rest1;  // 1 - beta1
+  float beta2, rest2;
+  float size;         // learning rate / (1 - beta1^t)
+  float root_factor;  // 1 / sqrt(1 - beta2^t)
+  float eps;
+};
+
+// By value and without aliases, so that the loop becomes vectors. keep is 1 - learning rate * weight decay.
+TERNFLASH_INLINE void update(const Step step, const float keep, float* __restrict values, float* __restrict m,
+                             float* __restrict v, const float* __restrict gradient, int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
+    const float g = gradient[i];
+    m[i] = step.beta1 * m[i] + step.rest1 * g;
+    v[i] = step.beta2 * v[i] + step.rest2 * g * g;
+    values[i] = values[i] * keep - step.size * m[i] / (__builtin_sqrtf(v[i]) * step.root_factor + step.eps);
+  }
+}
+
 }  // namespace
 
 namespace ternflash::cpu::TERNFLASH_ISA {
@@ -24,11 +44,13 @@ void adamw(const AdamWParams& p, Context& context) {
   for (size_t i = 0; i < p.count; i++) tasks += ceil_div(p.parameters[i].length, GRAIN);
   const double correction1 = 1.0 - __builtin_pow(p.beta1, double(p.step));
   const double correction2 = 1.0 - __builtin_pow(p.beta2, double(p.step));
-  const float step_size = float(p.learning_rate / correction1);
-  const float root_factor = float(1.0 / __builtin_sqrt(correction2));
-  const float beta1 = float(p.beta1), rest1 = float(1.0 - p.beta1);
-  const float beta2 = float(p.beta2), rest2 = float(1.0 - p.beta2);
-  const float eps = float(p.eps);
+  const Step step = {float(p.beta1),
+                     float(1.0 - p.beta1),
+                     float(p.beta2),
+                     float(1.0 - p.beta2),
+                     float(p.learning_rate / correction1),
+                     float(1.0 / __builtin_sqrt(correction2)),
+                     float(p.eps)};
   parallel_for(context, tasks, [&](int64_t task, int) {
     int64_t piece = task;
     size_t index = 0;
@@ -44,14 +66,7 @@ void adamw(const AdamWParams& p, Context& context) {
       const int64_t count = min64(CHUNK, end - start);
       load_floats(parameter, start, count, values);
       const float* gradient = as_floats(p.gradients[index], start, count, gradient_buffer);
-      float* m = first_moment + start;
-      float* v = second_moment + start;
-      for (int64_t i = 0; i < count; i++) {
-        const float g = gradient[i];
-        m[i] = beta1 * m[i] + rest1 * g;
-        v[i] = beta2 * v[i] + rest2 * g * g;
-        values[i] = values[i] * keep - step_size * m[i] / (__builtin_sqrtf(v[i]) * root_factor + eps);
-      }
+      update(step, keep, values, first_moment + start, second_moment + start, gradient, count);
       store_floats(parameter, start, count, values);
     }
   });

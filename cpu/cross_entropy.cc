@@ -16,12 +16,51 @@ using ternflash::CrossEntropyBackwardParams;
 using ternflash::CrossEntropyParams;
 
 constexpr int64_t GRAIN = 16384;
+constexpr int64_t CHUNK = 1024;  // exponentials added in float32 before they join the float64 sum of a row
 
-// The first target that is neither a column nor ignored, or -1.
-TERNFLASH_INLINE int64_t find_bad_target(const int32_t* targets, int64_t rows, int64_t cols, int32_t ignore_index) {
-  for (int64_t row = 0; row < rows; row++)
-    if (targets[row] != ignore_index && (targets[row] < 0 || targets[row] >= cols)) return row;
-  return -1;
+// Whether each target is a column or ignored; else the op has failed.
+bool check_targets(const int32_t* targets, int64_t rows, int64_t cols, int32_t ignore_index, Context& context) {
+  for (int64_t row = 0; row < rows; row++) {
+    if (targets[row] == ignore_index || (targets[row] >= 0 && targets[row] < cols)) continue;
+    char message[160];
+    snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got %d at row %lld",
+             static_cast<long long>(cols - 1), ignore_index, targets[row], static_cast<long long>(row));
+    context.fail(message);
+    return false;
+  }
+  return true;
+}
+
+struct Exponentials {
+  float largest;
+  double sum;
+};
+
+TERNFLASH_INLINE float logit_at(const Tensor& logits, int64_t i) {
+  float value;
+  load_floats(logits, i, 1, &value);
+  return value;
+}
+
+// exp(logit - largest) of a row to x, which has room for whole vectors, and their sum.
+TERNFLASH_INLINE Exponentials exponentials(const Tensor& logits, int64_t row, int64_t cols, float* x) {
+  const int64_t padded = round_up(cols, LANES);
+  load_floats(logits, row * cols, cols, x);
+  for (int64_t col = cols; col < padded; col++) x[col] = -__builtin_inff();
+  Vec best = broadcast(-__builtin_inff());
+  for (int64_t col = 0; col < padded; col += LANES) best = vec_max(load(x + col), best);
+  const float largest = vec_max_lane(best);
+  double total = 0;
+  for (int64_t chunk = 0; chunk < padded; chunk += CHUNK) {
+    Vec sum = {};
+    for (int64_t col = chunk; col < min64(chunk + CHUNK, padded); col += LANES) {
+      const Vec e = vec_exp(load(x + col) - largest);
+      store(x + col, e);
+      sum += e;
+    }
+    total += double(vec_sum(sum));
+  }
+  return {largest, total};
 }
 
 }  // namespace
@@ -30,16 +69,9 @@ namespace ternflash::cpu::TERNFLASH_ISA {
 
 void cross_entropy(const CrossEntropyParams& p, Context& context) {
   const int32_t* targets = static_cast<const int32_t*>(p.targets.data);
-  float* lse = static_cast<float*>(p.lse.data);
   float* loss = static_cast<float*>(p.loss.data);
   float* count = static_cast<float*>(p.count.data);
-  const int64_t bad = find_bad_target(targets, p.rows, p.cols, p.ignore_index);
-  if (bad >= 0) {
-    char message[160];
-    snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got %d at row %lld",
-             static_cast<long long>(p.cols - 1), p.ignore_index, targets[bad], static_cast<long long>(bad));
-    context.fail(message);
-    for (int64_t row = 0; row < p.rows; row++) lse[row] = 0.0f;
+  if (!check_targets(targets, p.rows, p.cols, p.ignore_index, context)) {
     *loss = 0.0f;
     *count = 0.0f;
     return;
@@ -49,16 +81,9 @@ void cross_entropy(const CrossEntropyParams& p, Context& context) {
   parallel_ranges(context, p.rows, max64(1, GRAIN / p.cols), [&](int64_t begin, int64_t end, int thread) {
     float* x = thread_scratch<float>(context, thread, padded);
     for (int64_t row = begin; row < end; row++) {
-      load_floats(p.logits, row * p.cols, p.cols, x);
-      for (int64_t col = p.cols; col < padded; col++) x[col] = -__builtin_inff();
-      Vec best = broadcast(-__builtin_inff());
-      for (int64_t col = 0; col < padded; col += LANES) best = vec_max(load(x + col), best);
-      const float largest = vec_max_lane(best);
-      Vec sum = {};
-      for (int64_t col = 0; col < padded; col += LANES) sum += vec_exp(load(x + col) - largest);
-      const double row_lse = double(largest) + __builtin_log(double(vec_sum(sum)));
-      lse[row] = float(row_lse);
-      losses[row] = targets[row] == p.ignore_index ? 0.0 : row_lse - double(x[targets[row]]);
+      const Exponentials row_sum = exponentials(p.logits, row, p.cols, x);
+      const double row_lse = double(row_sum.largest) + __builtin_log(row_sum.sum);
+      losses[row] = targets[row] == p.ignore_index ? 0.0 : row_lse - double(logit_at(p.logits, row * p.cols + targets[row]));
     }
   });
   double total = 0;
@@ -74,23 +99,25 @@ void cross_entropy(const CrossEntropyParams& p, Context& context) {
 
 void cross_entropy_backward(const CrossEntropyBackwardParams& p, Context& context) {
   const int32_t* targets = static_cast<const int32_t*>(p.targets.data);
-  const float* lse = static_cast<const float*>(p.lse.data);
+  if (!check_targets(targets, p.rows, p.cols, p.ignore_index, context)) {
+    __builtin_memset(p.d_logits.data, 0, size_t(p.rows * p.cols) * (p.d_logits.dtype == DType::FLOAT32 ? 4 : 2));
+    return;
+  }
   const float counted = *static_cast<const float*>(p.count.data);
   const float factor = *static_cast<const float*>(p.d_loss.data) / (p.mean && counted > 0.0f ? counted : 1.0f);
   const int64_t padded = round_up(p.cols, LANES);
   parallel_ranges(context, p.rows, max64(1, GRAIN / p.cols), [&](int64_t begin, int64_t end, int thread) {
     float* x = thread_scratch<float>(context, thread, padded);
     for (int64_t row = begin; row < end; row++) {
-      // No row counts after a failed forward pass either.
+      // After a failed forward pass no row counts either.
       if (targets[row] == p.ignore_index || counted == 0.0f) {
         for (int64_t col = 0; col < p.cols; col++) x[col] = 0.0f;
       } else {
-        load_floats(p.logits, row * p.cols, p.cols, x);
-        for (int64_t col = p.cols; col < padded; col++) x[col] = 0.0f;
-        const Vec shift = broadcast(lse[row]);
-        for (int64_t col = 0; col < padded; col += LANES) store(x + col, vec_exp(load(x + col) - shift));
-        x[targets[row]] -= 1.0f;
-        for (int64_t col = 0; col < p.cols; col++) x[col] *= factor;
+        const double sum = exponentials(p.logits, row, p.cols, x).sum;
+        const float target = float((double(x[targets[row]]) - sum) / sum * double(factor));
+        const float each = float(double(factor) / sum);
+        for (int64_t col = 0; col < p.cols; col++) x[col] *= each;
+        x[targets[row]] = target;
       }
       store_floats(p.d_logits, row * p.cols, p.cols, x);
     }

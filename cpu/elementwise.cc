@@ -60,36 +60,94 @@ TERNFLASH_INLINE float integer_to_float(double value, DType target) {
   return bits_to_float((away ? bits - 1 : bits) | 1u);
 }
 
+// A permutation of axes whose size is not 1 and of which no two neighbours could be one.
+struct Permutation {
+  int rank;
+  int64_t shape[MAX_RANK];        // of out
+  int64_t strides[MAX_RANK];      // in x
+  int64_t out_strides[MAX_RANK];  // in out
+};
+
+Permutation simplify(const TransposeParams& p) {
+  Permutation simple = {};
+  for (int axis = 0; axis < p.rank; axis++) {
+    if (p.shape[axis] == 1) continue;
+    const bool merges = simple.rank > 0 && simple.strides[simple.rank - 1] == p.shape[axis] * p.strides[axis];
+    const int at = merges ? simple.rank - 1 : simple.rank++;
+    simple.shape[at] = merges ? simple.shape[at] * p.shape[axis] : p.shape[axis];
+    simple.strides[at] = p.strides[axis];
+  }
+  int64_t stride = 1;
+  for (int axis = simple.rank - 1; axis >= 0; axis--) {
+    simple.out_strides[axis] = stride;
+    stride *= simple.shape[axis];
+  }
+  return simple;
+}
+
+// Where the last axis lies in x as in out, whole rows are copied: tasks are spans of the flat out.
+template <class T>
+TERNFLASH_INLINE void copy_rows(const Permutation& p, const T* x, T* out, int64_t length, Context& context) {
+  const int last = p.rank - 1;
+  const int64_t inner = p.rank > 0 ? p.shape[last] : length;
+  parallel_ranges(context, length, GRAIN, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end;) {
+      int64_t rest = i / inner, offset = i % inner;
+      const int64_t count = min64(inner - offset, end - i);
+      for (int axis = last - 1; axis >= 0; axis--) {
+        offset += rest % p.shape[axis] * p.strides[axis];
+        rest /= p.shape[axis];
+      }
+      __builtin_memcpy(out + i, x + offset, size_t(count) * sizeof(T));
+      i += count;
+    }
+  });
+}
+
+// Else tiles of the axis that is dense in x and the one that is dense in out. A tile passes through a buffer, so that on both
+// sides whole cache lines are touched once, whatever the strides.
+template <class T>
+TERNFLASH_INLINE void copy_tiles(const Permutation& p, const T* x, T* out, Context& context) {
+  constexpr int64_t TILE = 32;
+  const int last = p.rank - 1;
+  int dense = 0;
+  while (p.strides[dense] != 1) dense++;
+  const int64_t dense_tiles = ceil_div(p.shape[dense], TILE), last_tiles = ceil_div(p.shape[last], TILE);
+  int64_t tiles = dense_tiles * last_tiles;
+  for (int axis = 0; axis < last; axis++)
+    if (axis != dense) tiles *= p.shape[axis];
+  const int64_t tile_work = min64(TILE, p.shape[dense]) * min64(TILE, p.shape[last]);
+  parallel_ranges(context, tiles, max64(1, GRAIN / tile_work), [&](int64_t begin, int64_t end, int) {
+    T buffer[TILE * TILE];
+    for (int64_t tile = begin; tile < end; tile++) {
+      const int64_t last_first = tile % last_tiles * TILE, dense_first = tile / last_tiles % dense_tiles * TILE;
+      const int64_t rows = min64(TILE, p.shape[last] - last_first), cols = min64(TILE, p.shape[dense] - dense_first);
+      int64_t rest = tile / last_tiles / dense_tiles;
+      int64_t from = last_first * p.strides[last] + dense_first;
+      int64_t to = last_first + dense_first * p.out_strides[dense];
+      for (int axis = last - 1; axis >= 0; axis--) {
+        if (axis == dense) continue;
+        from += rest % p.shape[axis] * p.strides[axis];
+        to += rest % p.shape[axis] * p.out_strides[axis];
+        rest /= p.shape[axis];
+      }
+      for (int64_t row = 0; row < rows; row++)
+        for (int64_t col = 0; col < cols; col++) buffer[row * TILE + col] = x[from + row * p.strides[last] + col];
+      for (int64_t col = 0; col < cols; col++)
+        for (int64_t row = 0; row < rows; row++) out[to + col * p.out_strides[dense] + row] = buffer[row * TILE + col];
+    }
+  });
+}
+
 template <class T>
 TERNFLASH_INLINE void permute(const TransposeParams& p, Context& context) {
+  const Permutation simple = simplify(p);
   const T* x = static_cast<const T*>(p.x.data);
   T* out = static_cast<T*>(p.out.data);
-  const int last = p.rank - 1;
-  const int64_t inner = p.rank > 0 ? p.shape[last] : 1, stride = p.rank > 0 ? p.strides[last] : 1;
-  int64_t rows = 1;
-  for (int axis = 0; axis < last; axis++) rows *= p.shape[axis];
-  // Where the rows before last are neighbours in x, walk both axes in blocks so that both sides use whole cache lines.
-  constexpr int64_t BLOCK = 32;
-  const bool blocked = p.rank >= 2 && p.strides[last - 1] == 1 && stride != 1;
-  const int64_t outer = blocked ? rows / p.shape[last - 1] : rows;
-  const int64_t group = blocked ? p.shape[last - 1] : 1;
-  const int64_t blocks = blocked ? ceil_div(group, BLOCK) : 1;
-  parallel_ranges(context, outer * blocks, max64(1, GRAIN / (inner * min64(group, BLOCK))),
-                  [&](int64_t begin, int64_t end, int) {
-                    for (int64_t task = begin; task < end; task++) {
-                      const int64_t first = task % blocks * BLOCK;
-                      int64_t rest = task / blocks, offset = 0;
-                      for (int axis = blocked ? last - 2 : last - 1; axis >= 0; axis--) {
-                        offset += rest % p.shape[axis] * p.strides[axis];
-                        rest /= p.shape[axis];
-                      }
-                      T* target = out + (task / blocks) * group * inner;
-                      const int64_t count = blocked ? min64(BLOCK, group - first) : 1;
-                      for (int64_t col = 0; col < inner; col++)
-                        for (int64_t row = first; row < first + count; row++)
-                          target[row * inner + col] = x[offset + row + col * stride];
-                    }
-                  });
+  if (simple.rank == 0 || simple.strides[simple.rank - 1] == 1)
+    copy_rows(simple, x, out, p.out.length, context);
+  else
+    copy_tiles(simple, x, out, context);
 }
 
 TERNFLASH_INLINE Vec combine(BinaryKind kind, Vec a, Vec b) { return kind == BinaryKind::ADD ? a + b : a * b; }

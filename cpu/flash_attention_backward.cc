@@ -3,9 +3,10 @@
 //
 // Flash attention, gradients. With s = scale * q k^T and p = exp(s - lse), recomputed tile by tile:
 //
-//   delta = sum(out * d_out) - d_lse                per query
+//   delta = sum(out * d_out)                        per query
 //   d_v   = p^T d_out
-//   d_s   = p * (d_out v^T - delta)
+//   d_s   = p * ((d_out v^T - delta) + d_lse)
+//           in this order: where a query sees one key the difference is exactly 0
 //   d_k   = scale * d_s^T q,   d_q = scale * d_s k
 //
 //   q, out, d_out, d_q [B, Sq, H, D], k, v, d_k, d_v [B, Sk, G, D], lse, d_lse, delta [B, H, Sq]
@@ -54,6 +55,7 @@ struct Scratch {
   alignas(64) float d_s[MOVING * STAYING];       // d_p, then d_s
   alignas(64) float lse[STAYING];
   alignas(64) float delta[STAYING];
+  alignas(64) float d_lse[STAYING];
   alignas(64) int32_t first_key[STAYING];
   alignas(64) int32_t end_key[STAYING];
 };
@@ -101,6 +103,7 @@ static void softmax_gradient_column(const TilePair& pair, Scratch& scratch, int6
   const VecInt keys = count_from(pair.key_begin + lane);
   const Vec lse = load(scratch.lse + lane);
   const Vec delta = load(scratch.delta + lane);
+  const Vec d_lse = load(scratch.d_lse + lane);
   const VecInt first_key = load_int(scratch.first_key + lane);
   const VecInt end_key = load_int(scratch.end_key + lane);
   for (int64_t i = moving.begin; i < moving.end; i++) {
@@ -111,8 +114,9 @@ static void softmax_gradient_column(const TilePair& pair, Scratch& scratch, int6
     }
     const Vec probability = softmax_exp(s);
     store(p + i * STAYING, probability);
-    store(d_s + i * STAYING,
-          probability * (load(d_s + i * STAYING) - (ROWS_MOVE ? broadcast(scratch.delta[i]) : delta)));
+    const Vec d_p = load(d_s + i * STAYING);
+    const Vec difference = d_p - (ROWS_MOVE ? broadcast(scratch.delta[i]) : delta);
+    store(d_s + i * STAYING, probability * (difference + (ROWS_MOVE ? broadcast(scratch.d_lse[i]) : d_lse)));
   }
 }
 
@@ -191,6 +195,7 @@ static void load_statistics(const FlashAttentionBackwardParams& params, const Ti
     const float lse = static_cast<const float*>(params.lse.data)[pair.rows.statistic(row)];
     scratch.lse[i] = lse == -INFINITE ? INFINITE : lse;
     scratch.delta[i] = static_cast<const float*>(params.delta.data)[pair.rows.statistic(row)];
+    scratch.d_lse[i] = params.d_lse.data ? static_cast<const float*>(params.d_lse.data)[pair.rows.statistic(row)] : 0.0f;
     scratch.first_key[i] = int32_t(pair.rows.first_key(row));
     scratch.end_key[i] = int32_t(pair.rows.end_key(row));
   }
@@ -290,8 +295,7 @@ static void compute_delta(const FlashAttentionBackwardParams& params, Context& c
         const int64_t head = (begin + i) % shape.heads;
         const int64_t token = (begin + i) / shape.heads;
         const int64_t at = (token / shape.queries * shape.heads + head) * shape.queries + token % shape.queries;
-        const float d_lse = params.d_lse.data ? static_cast<const float*>(params.d_lse.data)[at] : 0.0f;
-        static_cast<float*>(params.delta.data)[at] = sums[i] - d_lse;
+        static_cast<float*>(params.delta.data)[at] = sums[i];
       }
     }
   });

@@ -23,6 +23,9 @@ TERNFLASH_INLINE void load_chunk(const Tensor& tensor, int64_t start, int64_t co
   for (int64_t i = count; i < round_up(count, LANES); i++) out[i] = 0.0f;
 }
 
+// max(x, 0) that keeps NaN.
+TERNFLASH_INLINE Vec relu(Vec x) { return vec_max(Vec{}, x); }
+
 }  // namespace
 
 namespace ternflash::cpu::TERNFLASH_ISA {
@@ -35,10 +38,10 @@ void gated_activation(const GatedActivationParams& p, Context& context) {
       load_chunk(p.gate, i, count, gate);
       load_chunk(p.up, i, count, up);
       for (int64_t j = 0; j < count; j += LANES) {
-        const Vec x = load(gate + j);
-        const Vec positive = vec_max(x, Vec{});
-        const Vec value = p.kind == GatedActivation::SWIGLU ? x * vec_sigmoid(x) : positive * positive;
-        store(gate + j, value * load(up + j));
+        const Vec x = load(gate + j), u = load(up + j);
+        // The square is never formed: it could overflow, and infinity times an up of 0 is NaN.
+        const Vec positive = relu(x);
+        store(gate + j, p.kind == GatedActivation::SWIGLU ? x * vec_sigmoid(x) * u : positive * (positive * u));
       }
       store_floats(p.out, i, count, gate);
     }
@@ -54,19 +57,19 @@ void gated_activation_backward(const GatedActivationBackwardParams& p, Context& 
       load_chunk(p.up, i, count, up);
       load_chunk(p.d_out, i, count, d_out);
       for (int64_t j = 0; j < count; j += LANES) {
-        const Vec x = load(gate + j), d = load(d_out + j);
-        Vec value, slope;
+        const Vec x = load(gate + j), u = load(up + j), d = load(d_out + j);
+        // Factors are taken in an order in which no product of finite numbers overflows and then meets a 0.
         if (p.kind == GatedActivation::SWIGLU) {
           const Vec sigmoid = vec_sigmoid(x);
-          value = x * sigmoid;
-          slope = sigmoid * (1.0f + x * (1.0f - sigmoid));
+          const Vec slope = sigmoid * (1.0f + x * (1.0f - sigmoid));  // at most 1.1
+          store(gate + j, slope * d * u);
+          store(up + j, d * (x * sigmoid));
         } else {
-          const Vec positive = vec_max(x, Vec{});
-          value = positive * positive;
-          slope = 2.0f * positive;
+          const Vec positive = relu(x);
+          const Vec on = x > 0.0f ? broadcast(1.0f) : Vec{};
+          store(gate + j, d * (u * on) * positive * 2.0f);
+          store(up + j, positive * (positive * d));
         }
-        store(gate + j, d * load(up + j) * slope);
-        store(up + j, d * value);
       }
       store_floats(p.d_gate, i, count, gate);
       store_floats(p.d_up, i, count, up);

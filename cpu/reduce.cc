@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 //
 // Sums, norms, argmax and softmax. Sums are taken over fixed pieces, each in float64, and the pieces added in order, so
-// that the result depends neither on the number of threads nor noticeably on rounding.
+// that the result depends neither on the number of threads nor noticeably on rounding. The rows of softmax and argmax are
+// the tasks, in spans.
 
 #include "kernels.h"
 #include "simd.h"
@@ -18,6 +19,8 @@ using ternflash::SumParams;
 constexpr int64_t PIECE = 16384;
 constexpr int64_t CHUNK = 1024;
 constexpr int SUM_LANES = 16;
+constexpr int64_t SPAN = 2048;      // columns that are added up together; their totals stay in the L1 cache
+constexpr int64_t MAX_BLOCKS = 64;  // tasks that a sum over few columns is cut into; bounds the scratch memory
 
 TERNFLASH_INLINE int64_t row_grain(int64_t cols) { return max64(1, PIECE / cols); }
 
@@ -26,6 +29,11 @@ template <bool SQUARES>
 TERNFLASH_INLINE double sum_run(const Tensor& tensor, int64_t start, int64_t count) {
   float buffer[CHUNK];
   double lanes[SUM_LANES] = {};
+  if (count < SUM_LANES) {
+    const float* x = as_floats(tensor, start, count, buffer);
+    for (int64_t i = 0; i < count; i++) lanes[0] += SQUARES ? double(x[i]) * double(x[i]) : double(x[i]);
+    return lanes[0];
+  }
   for (int64_t i = 0; i < count; i += CHUNK) {
     const int64_t length = min64(CHUNK, count - i);
     const float* x = as_floats(tensor, start + i, length, buffer);
@@ -45,52 +53,126 @@ TERNFLASH_INLINE double sum_run(const Tensor& tensor, int64_t start, int64_t cou
   return total;
 }
 
-void sum_integers(const SumParams& p, Context& context) {
-  const int32_t* x = static_cast<const int32_t*>(p.x.data);
-  int32_t* out = static_cast<int32_t*>(p.out.data);
-  parallel_ranges(context, p.outer * p.inner, max64(1, PIECE / max64(1, p.reduce)), [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; i++) {
-      const int32_t* column = x + i / p.inner * p.reduce * p.inner + i % p.inner;
-      uint32_t total = 0;
-      for (int64_t r = 0; r < p.reduce; r++) total += uint32_t(column[r * p.inner]);
-      out[i] = int32_t(total);
-    }
-  });
+TERNFLASH_INLINE void store_totals(const SumParams& p, int64_t start, int64_t count, const double* totals) {
+  float values[SPAN];
+  for (int64_t i = 0; i < count; i++) values[i] = float(totals[i] * p.factor);
+  store_floats(p.out, start, count, values);
+}
+// Integers wrap; they have no factor.
+TERNFLASH_INLINE void store_totals(const SumParams& p, int64_t start, int64_t count, const uint32_t* totals) {
+  uint32_t* out = static_cast<uint32_t*>(p.out.data) + start;
+  for (int64_t i = 0; i < count; i++) out[i] = totals[i];
 }
 
-// Rows of consecutive elements: each cut into pieces.
-void sum_rows(const SumParams& p, Context& context) {
-  const int64_t pieces = max64(1, ceil_div(p.reduce, PIECE));
-  double* partial = shared_scratch<double>(context, p.outer * pieces);
-  parallel_ranges(context, p.outer * pieces, max64(1, PIECE / max64(1, p.reduce)), [&](int64_t begin, int64_t end, int) {
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t row = task / pieces, first = task % pieces * PIECE;
-      partial[task] = sum_run<false>(p.x, row * p.reduce + first, min64(PIECE, p.reduce - first));
-    }
-  });
-  for (int64_t row = 0; row < p.outer; row++) {
-    double total = 0;
-    for (int64_t piece = 0; piece < pieces; piece++) total += partial[row * pieces + piece];
-    const float value = float(total * p.factor);
-    store_floats(p.out, row, 1, &value);
+// Adds rows [begin, end) of columns [first, first + count) of one outer index to totals.
+TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin, int64_t end, int64_t first, int64_t count,
+                               double* totals) {
+  if (p.inner == 1) {
+    totals[0] += sum_run<false>(p.x, outer * p.reduce + begin, end - begin);
+    return;
+  }
+  // Narrow rows are converted several at a time.
+  float buffer[CHUNK];
+  const int64_t together = count == p.inner ? CHUNK / count : 1;
+  for (int64_t row = begin; row < end; row += together) {
+    const int64_t rows = min64(together, end - row);
+    const float* x = as_floats(p.x, (outer * p.reduce + row) * p.inner + first, rows * count, buffer);
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t i = 0; i < count; i++) totals[i] += double(x[r * count + i]);
   }
 }
+TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin, int64_t end, int64_t first, int64_t count,
+                               uint32_t* totals) {
+  const uint32_t* x = static_cast<const uint32_t*>(p.x.data) + outer * p.reduce * p.inner + first;
+  if (p.inner == 1) {
+    uint32_t total = 0;
+    for (int64_t row = begin; row < end; row++) total += x[row];
+    totals[0] += total;
+    return;
+  }
+  for (int64_t row = begin; row < end; row++)
+    for (int64_t i = 0; i < count; i++) totals[i] += x[row * p.inner + i];
+}
 
-// Columns: tasks are spans of columns, added row by row.
-void sum_columns(const SumParams& p, Context& context) {
-  constexpr int64_t SPAN = 64;
-  const int64_t spans = ceil_div(p.inner, SPAN);
-  parallel_for(context, p.outer * spans, [&](int64_t task, int) {
-    const int64_t outer = task / spans, first = task % spans * SPAN, count = min64(SPAN, p.inner - first);
-    float buffer[SPAN];
-    double totals[SPAN] = {};
-    for (int64_t r = 0; r < p.reduce; r++) {
-      const float* x = as_floats(p.x, (outer * p.reduce + r) * p.inner + first, count, buffer);
-      for (int64_t i = 0; i < count; i++) totals[i] += double(x[i]);
+// Tasks are spans of columns of blocks of rows. The blocks depend on the shape alone; where there is more than one, a second
+// pass adds their totals in order.
+template <class Total>
+TERNFLASH_INLINE void sum_blocks(const SumParams& p, Context& context) {
+  const int64_t span = min64(p.inner, SPAN), spans = ceil_div(p.inner, span);
+  const int64_t block_rows = max64(PIECE / span, ceil_div(p.reduce, max64(1, MAX_BLOCKS / (p.outer * spans))));
+  const int64_t blocks = max64(1, ceil_div(p.reduce, block_rows));
+  Total* partial = blocks > 1 ? shared_scratch<Total>(context, p.outer * blocks * p.inner) : nullptr;
+  const int64_t task_work = span * max64(1, min64(block_rows, p.reduce));
+  parallel_ranges(context, p.outer * blocks * spans, max64(1, PIECE / task_work), [&](int64_t from, int64_t to, int) {
+    for (int64_t task = from; task < to; task++) {
+      const int64_t first = task % spans * span, count = min64(span, p.inner - first);
+      const int64_t block = task / spans % blocks, outer = task / spans / blocks;
+      const int64_t begin = block * block_rows;
+      Total totals[SPAN];
+      for (int64_t i = 0; i < count; i++) totals[i] = 0;
+      add_rows(p, outer, begin, min64(begin + block_rows, p.reduce), first, count, totals);
+      if (!partial)
+        store_totals(p, outer * p.inner + first, count, totals);
+      else
+        for (int64_t i = 0; i < count; i++) partial[(outer * blocks + block) * p.inner + first + i] = totals[i];
     }
-    for (int64_t i = 0; i < count; i++) buffer[i] = float(totals[i] * p.factor);
-    store_floats(p.out, outer * p.inner + first, count, buffer);
   });
+  if (!partial) return;
+  parallel_ranges(context, p.outer * spans, max64(1, PIECE / (span * blocks)), [&](int64_t from, int64_t to, int) {
+    for (int64_t task = from; task < to; task++) {
+      const int64_t first = task % spans * span, count = min64(span, p.inner - first), outer = task / spans;
+      Total totals[SPAN];
+      for (int64_t i = 0; i < count; i++) totals[i] = 0;
+      for (int64_t block = 0; block < blocks; block++)
+        for (int64_t i = 0; i < count; i++) totals[i] += partial[(outer * blocks + block) * p.inner + first + i];
+      store_totals(p, outer * p.inner + first, count, totals);
+    }
+  });
+}
+
+// Rows of one piece each: many sums are stored at a time.
+void sum_short_rows(const SumParams& p, Context& context) {
+  parallel_ranges(context, p.outer, max64(1, PIECE / max64(1, p.reduce)), [&](int64_t begin, int64_t end, int) {
+    double totals[CHUNK];
+    for (int64_t first = begin; first < end; first += CHUNK) {
+      const int64_t count = min64(CHUNK, end - first);
+      for (int64_t i = 0; i < count; i++) totals[i] = sum_run<false>(p.x, (first + i) * p.reduce, p.reduce);
+      store_totals(p, first, count, totals);
+    }
+  });
+}
+
+// The index of the largest of `count` values and of the first NaN: a NaN counts as the largest.
+TERNFLASH_INLINE int64_t largest_index(const float* x, int64_t count) {
+  // The block that holds it is found with vectors, and then searched.
+  constexpr int64_t BLOCK = 256;
+  int64_t best_block = 0;
+  float best = -__builtin_inff();
+  bool found_nan = false;
+  for (int64_t first = 0; first < count && !found_nan; first += BLOCK) {
+    const int64_t last = min64(first + BLOCK, count);
+    Vec largest = broadcast(-__builtin_inff());
+    VecInt nan = {};
+    int64_t i = first;
+    for (; i + LANES <= last; i += LANES) {
+      const Vec v = load(x + i);
+      largest = vec_max(v, largest);
+      nan |= v != v;
+    }
+    float block_best = vec_max_lane(largest);
+    for (int lane = 0; lane < LANES; lane++) found_nan |= nan[lane] != 0;
+    for (; i < last; i++) {
+      block_best = x[i] > block_best ? x[i] : block_best;
+      found_nan |= x[i] != x[i];
+    }
+    if (block_best > best || found_nan) {
+      best = block_best;
+      best_block = first;
+    }
+  }
+  int64_t i = best_block;
+  while (found_nan ? x[i] == x[i] : x[i] != best) i++;
+  return i;
 }
 
 }  // namespace
@@ -99,11 +181,11 @@ namespace ternflash::cpu::TERNFLASH_ISA {
 
 void sum(const SumParams& p, Context& context) {
   if (p.x.dtype == DType::INT32)
-    sum_integers(p, context);
-  else if (p.inner == 1)
-    sum_rows(p, context);
+    sum_blocks<uint32_t>(p, context);
+  else if (p.inner == 1 && p.reduce <= PIECE)
+    sum_short_rows(p, context);
   else
-    sum_columns(p, context);
+    sum_blocks<double>(p, context);
 }
 
 void global_norm(const GlobalNormParams& p, Context& context) {
@@ -121,7 +203,8 @@ void global_norm(const GlobalNormParams& p, Context& context) {
   for (int64_t piece = 0; piece < pieces; piece++) total += partial[piece];
   const double norm = __builtin_sqrt(total);
   const double coefficient = p.max_norm / (norm + 1e-6);
-  const bool finite = norm - norm == 0.0;
+  // As the float32 that the caller gets to see.
+  const bool finite = float(norm) - float(norm) == 0.0f;
   *static_cast<float*>(p.norm.data) = float(norm);
   *static_cast<float*>(p.coefficient.data) = finite ? float(coefficient < 1.0 ? coefficient : 1.0) : __builtin_nanf("");
 }
@@ -132,10 +215,7 @@ void argmax(const ArgmaxParams& p, Context& context) {
     float* buffer = thread_scratch<float>(context, thread, p.cols);
     for (int64_t row = begin; row < end; row++) {
       const float* x = as_floats(p.x, row * p.cols, p.cols, buffer);
-      int64_t best = 0;
-      for (int64_t col = 1; col < p.cols && x[best] == x[best]; col++)
-        if (x[col] > x[best] || x[col] != x[col]) best = col;
-      out[row] = int32_t(best);
+      out[row] = int32_t(largest_index(x, p.cols));
     }
   });
 }
@@ -152,14 +232,18 @@ void softmax(const SoftmaxParams& p, Context& context) {
       const float largest = vec_max_lane(best);
       // A row of -Infinity alone: subtracting 0 makes every exponential 0, and the result 0.
       const Vec shift = broadcast(largest == -__builtin_inff() ? 0.0f : largest);
-      Vec sum = {};
-      for (int64_t col = 0; col < padded; col += LANES) {
-        const Vec e = vec_exp(load(row_values + col) - shift);
-        store(row_values + col, e);
-        sum += e;
+      double total = 0;
+      for (int64_t first = 0; first < padded; first += CHUNK) {
+        Vec sum = {};
+        const int64_t last = min64(first + CHUNK, padded);
+        for (int64_t col = first; col < last; col += LANES) {
+          const Vec e = vec_exp(load(row_values + col) - shift);
+          store(row_values + col, e);
+          sum += e;
+        }
+        total += double(vec_sum(sum));
       }
-      const float total = vec_sum(sum);
-      const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+      const float inverse = total == 0.0 ? 0.0f : float(1.0 / total);
       for (int64_t col = 0; col < padded; col += LANES) store(row_values + col, load(row_values + col) * inverse);
       store_floats(p.out, row * p.cols, p.cols, row_values);
     }
@@ -174,8 +258,13 @@ void softmax_backward(const SoftmaxBackwardParams& p, Context& context) {
       const float* y = as_floats(p.out, row * p.cols, p.cols, buffer);
       const float* d_y = as_floats(p.d_out, row * p.cols, p.cols, buffer + p.cols);
       float* d_x = buffer + 2 * p.cols;
+      double lanes[SUM_LANES] = {};
+      int64_t i = 0;
+      for (; i + SUM_LANES <= p.cols; i += SUM_LANES)
+        for (int lane = 0; lane < SUM_LANES; lane++) lanes[lane] += double(y[i + lane]) * double(d_y[i + lane]);
+      for (; i < p.cols; i++) lanes[0] += double(y[i]) * double(d_y[i]);
       double dot = 0;
-      for (int64_t col = 0; col < p.cols; col++) dot += double(y[col]) * double(d_y[col]);
+      for (int lane = 0; lane < SUM_LANES; lane++) dot += lanes[lane];
       const float shared = float(dot);
       for (int64_t col = 0; col < p.cols; col++) d_x[col] = y[col] * (d_y[col] - shared);
       store_floats(p.d_x, row * p.cols, p.cols, d_x);

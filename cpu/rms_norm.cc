@@ -14,7 +14,7 @@ using ternflash::RmsNormBackwardParams;
 using ternflash::RmsNormParams;
 
 constexpr int64_t GRAIN = 16384;
-constexpr int64_t MAX_BLOCKS = 32;
+constexpr int64_t MAX_BLOCKS = 64;
 
 TERNFLASH_INLINE float dot(const float* a, const float* b, int64_t count) {
   Vec sums[4] = {};
@@ -54,7 +54,8 @@ void rms_norm(const RmsNormParams& p, Context& context) {
   });
 }
 
-// d_x = r (w d_y - x r^2 mean(x w d_y)); d_w = sum over rows of d_y x r
+// With n = x r: d_x = r (w d_y - n mean(n w d_y)); d_w = sum over rows of d_y n. n comes first: the product of x and d_y
+// could overflow.
 void rms_norm_backward(const RmsNormBackwardParams& p, Context& context) {
   const float* rstd = static_cast<const float*>(p.rstd.data);
   const int64_t block_rows = max64(max64(1, GRAIN / p.cols), ceil_div(p.rows, MAX_BLOCKS));
@@ -63,8 +64,9 @@ void rms_norm_backward(const RmsNormBackwardParams& p, Context& context) {
   const float* w = weight_or_ones(p.weight, p.cols, shared);
   float* partial = shared + p.cols;
   parallel_for(context, blocks, [&](int64_t block, int thread) {
-    float* buffer = thread_scratch<float>(context, thread, 3 * p.cols);
+    float* buffer = thread_scratch<float>(context, thread, 4 * p.cols);
     float* weighted = buffer + 2 * p.cols;
+    float* normalised = buffer + 3 * p.cols;
     float* d_w = partial + block * p.cols;
     for (int64_t col = 0; col < p.cols; col++) d_w[col] = 0.0f;
     const int64_t end = min64(p.rows, (block + 1) * block_rows);
@@ -72,11 +74,14 @@ void rms_norm_backward(const RmsNormBackwardParams& p, Context& context) {
       const float* x = as_floats(p.x, row * p.cols, p.cols, buffer);
       const float* d_y = as_floats(p.d_out, row * p.cols, p.cols, buffer + p.cols);
       const float r = rstd[row];
-      for (int64_t col = 0; col < p.cols; col++) weighted[col] = w[col] * d_y[col];
-      const float shrink = dot(x, weighted, p.cols) / float(p.cols) * r * r;
       for (int64_t col = 0; col < p.cols; col++) {
-        d_w[col] += d_y[col] * x[col] * r;
-        weighted[col] = r * (weighted[col] - x[col] * shrink);
+        normalised[col] = x[col] * r;
+        weighted[col] = w[col] * d_y[col];
+      }
+      const float mean = dot(normalised, weighted, p.cols) / float(p.cols);
+      for (int64_t col = 0; col < p.cols; col++) {
+        d_w[col] += d_y[col] * normalised[col];
+        weighted[col] = r * (weighted[col] - normalised[col] * mean);
       }
       store_floats(p.d_x, row * p.cols, p.cols, weighted);
     }

@@ -3,8 +3,8 @@
 //
 // Rotary positions (Su et al., "RoFormer", 2021): pair (a, b) of a head becomes (a cos - b sin, a sin + b cos), the angle
 // being position * frequency. x [tokens, heads, head_dim]. Angles are taken in float64, so that far positions stay
-// exact. Tasks are spans of tokens; tokens of equal position in a span (the same place of several sequences) share the
-// cosines of the last one.
+// exact. Tasks are spans of tokens. Where positions repeat (several sequences in a batch), a table of all positions
+// comes first, also in parallel; else each token computes its own cosines once for all heads.
 
 #include "kernels.h"
 #include "simd.h"
@@ -15,39 +15,33 @@ using ternflash::MAX_ROPE_PAIRS;
 using ternflash::RopeParams;
 
 constexpr int64_t GRAIN = 16384;
+constexpr int64_t TABLE_GRAIN = 1024;  // a cosine and a sine take about 15 ns
 
-struct Rotation {
-  int64_t position = -1;
-  bool known = false;
-  float cos[MAX_ROPE_PAIRS];
-  float sin[MAX_ROPE_PAIRS];
-};
-
-TERNFLASH_INLINE void set_rotation(const RopeParams& p, int64_t position, Rotation& rotation) {
-  if (rotation.known && rotation.position == position) return;
-  rotation.known = true;
-  rotation.position = position;
+// The cosines of all pairs at a position, then their sines: 2 * pairs floats.
+TERNFLASH_INLINE void set_rotation(const RopeParams& p, int64_t position, float* rotation) {
   for (int64_t pair = 0; pair < p.pairs; pair++) {
     const double angle = double(position) * p.frequencies[pair];
-    rotation.cos[pair] = float(__builtin_cos(angle));
-    rotation.sin[pair] = float(p.inverse ? -__builtin_sin(angle) : __builtin_sin(angle));
+    rotation[pair] = float(__builtin_cos(angle));
+    rotation[p.pairs + pair] = float(p.inverse ? -__builtin_sin(angle) : __builtin_sin(angle));
   }
 }
 
-TERNFLASH_INLINE void rotate(const RopeParams& p, const Rotation& rotation, const float* x, float* out) {
+TERNFLASH_INLINE void rotate(const RopeParams& p, const float* rotation, const float* x, float* out) {
+  const float* cos = rotation;
+  const float* sin = rotation + p.pairs;
   if (p.interleaved) {
     for (int64_t pair = 0; pair < p.pairs; pair++) {
       const float a = x[2 * pair], b = x[2 * pair + 1];
-      out[2 * pair] = a * rotation.cos[pair] - b * rotation.sin[pair];
-      out[2 * pair + 1] = a * rotation.sin[pair] + b * rotation.cos[pair];
+      out[2 * pair] = a * cos[pair] - b * sin[pair];
+      out[2 * pair + 1] = a * sin[pair] + b * cos[pair];
     }
   } else {
     const float* second = x + p.pairs;
     float* second_out = out + p.pairs;
     for (int64_t pair = 0; pair < p.pairs; pair++) {
       const float a = x[pair], b = second[pair];
-      out[pair] = a * rotation.cos[pair] - b * rotation.sin[pair];
-      second_out[pair] = a * rotation.sin[pair] + b * rotation.cos[pair];
+      out[pair] = a * cos[pair] - b * sin[pair];
+      second_out[pair] = a * sin[pair] + b * cos[pair];
     }
   }
   for (int64_t d = 2 * p.pairs; d < p.head_dim; d++) out[d] = x[d];
@@ -59,28 +53,31 @@ namespace ternflash::cpu::TERNFLASH_ISA {
 
 void rope(const RopeParams& p, Context& context) {
   const int32_t* positions = static_cast<const int32_t*>(p.positions.data);
-  // Sequences of a batch usually count alike: find the period, and let a task take one place of all of them.
-  int64_t period = p.tokens;
-  for (int64_t t = 1; t < p.tokens; t++) {
-    if (positions[t] != positions[0]) continue;
-    period = p.tokens % t == 0 ? t : p.tokens;
-    break;
+  int64_t lowest = positions[0], highest = positions[0];
+  for (int64_t token = 1; token < p.tokens; token++) {
+    lowest = min64(lowest, positions[token]);
+    highest = max64(highest, positions[token]);
   }
-  for (int64_t t = period; t < p.tokens && period < p.tokens; t++)
-    if (positions[t] != positions[t - period]) period = p.tokens;
-  const int64_t repeats = p.tokens / period, row = p.heads * p.head_dim;
-  parallel_ranges(context, period, max64(1, GRAIN / (row * repeats)), [&](int64_t begin, int64_t end, int thread) {
+  // A table is worth it where it takes fewer cosines than the tokens have.
+  const int64_t table_rows = highest - lowest + 1;
+  float* table = table_rows < p.tokens ? shared_scratch<float>(context, table_rows * 2 * p.pairs) : nullptr;
+  if (table)
+    parallel_ranges(context, table_rows, max64(1, TABLE_GRAIN / p.pairs), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; i++) set_rotation(p, lowest + i, table + i * 2 * p.pairs);
+    });
+
+  const int64_t row = p.heads * p.head_dim;
+  parallel_ranges(context, p.tokens, max64(1, GRAIN / row), [&](int64_t begin, int64_t end, int thread) {
     float* buffer = thread_scratch<float>(context, thread, 2 * p.head_dim);
-    Rotation rotation;
-    for (int64_t place = begin; place < end; place++) {
-      set_rotation(p, positions[place], rotation);
-      for (int64_t repeat = 0; repeat < repeats; repeat++) {
-        for (int64_t head = 0; head < p.heads; head++) {
-          const int64_t start = (repeat * period + place) * row + head * p.head_dim;
-          const float* x = as_floats(p.x, start, p.head_dim, buffer);
-          rotate(p, rotation, x, buffer + p.head_dim);
-          store_floats(p.out, start, p.head_dim, buffer + p.head_dim);
-        }
+    float own[2 * MAX_ROPE_PAIRS];
+    for (int64_t token = begin; token < end; token++) {
+      const float* rotation = table ? table + (positions[token] - lowest) * 2 * p.pairs : own;
+      if (!table) set_rotation(p, positions[token], own);
+      for (int64_t head = 0; head < p.heads; head++) {
+        const int64_t start = token * row + head * p.head_dim;
+        const float* x = as_floats(p.x, start, p.head_dim, buffer);
+        rotate(p, rotation, x, buffer + p.head_dim);
+        store_floats(p.out, start, p.head_dim, buffer + p.head_dim);
       }
     }
   });

@@ -211,8 +211,6 @@ export interface CrossEntropyParams {
   targets: TensorArg;
   /** float32 [1]: sum of the rows' losses, divided by count if mean. 0 if every row is ignored. */
   loss: TensorArg;
-  /** float32 [M]: log of the sum of exponentials of each row */
-  lse: TensorArg;
   /** float32 [1]: rows that are not ignored */
   count: TensorArg;
   rows: number;
@@ -224,7 +222,6 @@ export interface CrossEntropyParams {
 export interface CrossEntropyBackwardParams {
   logits: TensorArg;
   targets: TensorArg;
-  lse: TensorArg;
   count: TensorArg;
   /** float32 [1] */
   dLoss: TensorArg;
@@ -379,7 +376,7 @@ export interface FlashAttentionBackwardParams extends AttentionShape {
   /** [B, Sk, G, D]: summed over the query heads that share a key head. keyCapacity equals keys here. */
   dK: TensorArg;
   dV: TensorArg;
-  /** float32 [B, H, Sq], workspace: sum(out * dOut) - dLse of each query */
+  /** float32 [B, H, Sq], workspace: sum(out * dOut) of each query */
   delta: TensorArg;
 }
 

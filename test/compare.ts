@@ -24,7 +24,8 @@ export function largestError(plain: ArrayLike<number>, exact: ArrayLike<number>)
   for (let i = 0; i < exact.length; i++) {
     if (Object.is(plain[i], exact[i])) continue; // infinities too
     const error = Math.abs(plain[i] - exact[i]);
-    if (!Number.isFinite(error)) throw new Error(`the plain formula gives ${plain[i]} for ${exact[i]}: this case cannot be judged in this dtype`);
+    if (!Number.isFinite(error))
+      throw new Error(`the plain formula gives ${plain[i]} for ${exact[i]}: this case cannot be judged in this dtype`);
     worst = Math.max(worst, error);
   }
   return worst;
@@ -79,8 +80,14 @@ export function expectWithinTolerance({ name, got, exact, plain, factor, dtype, 
 }
 
 /** Equality to the bit, except that NaNs are all alike. */
-export function expectIdentical(name: string, got: ArrayLike<number>, expected: ArrayLike<number>, shape: readonly number[]): void {
-  if (got.length !== expected.length) throw new Error(`${name}: expected ${expected.length} elements, got ${got.length}`);
+export function expectIdentical(
+  name: string,
+  got: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  shape: readonly number[],
+): void {
+  if (got.length !== expected.length)
+    throw new Error(`${name}: expected ${expected.length} elements, got ${got.length}`);
   let failures = 0;
   let first = -1;
   for (let i = 0; i < expected.length; i++) {
@@ -109,7 +116,10 @@ export function expectCorrectlyRounded({ name, got, exact, dtype, shape }: Omit<
  * which show only where terms cancel and are bounded by the number of elements times the largest.
  */
 export function expectSameFloat64(name: string, got: ArrayLike<number>, stored: ArrayLike<number>): void {
-  const largest = Array.from(stored).reduce((most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most), 0);
+  const largest = Array.from(stored).reduce(
+    (most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most),
+    0,
+  );
   for (let i = 0; i < stored.length; i++) {
     const bound = roundingStep('float32', stored[i]) + stored.length * 2 ** -53 * largest;
     if (Object.is(got[i], stored[i]) || Math.abs(got[i] - stored[i]) <= bound) continue;

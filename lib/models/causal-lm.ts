@@ -108,8 +108,8 @@ export class CausalLM extends Module {
     const { vocabulary, hidden, layers, dtype, tieEmbeddings } = this.config;
     const device = deviceNamed(placement.device ?? 'auto');
     this._device = device;
-    // Tied to the output projection, whose inputs have root mean square 1: logits of about unit variance.
-    const matrix = (): Tensor => parameter(randn([vocabulary, hidden], { std: 1 / Math.sqrt(hidden), dtype, device }));
+    // Small, so that a tied output projection starts with nearly equal logits.
+    const matrix = (): Tensor => parameter(randn([vocabulary, hidden], { std: 0.02, dtype, device }));
     this.embedding = matrix();
     const residualScale = 1 / Math.sqrt(2 * layers);
     this.layers = Array.from({ length: layers }, () => new TransformerBlock(this.config, { device, residualScale }));

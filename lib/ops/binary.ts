@@ -5,6 +5,7 @@ import { needsGrad, record } from '../autograd/tape.js';
 import { checkTensor, checkTogether, showShape } from '../check.js';
 import { ShapeError } from '../errors.js';
 import { empty, type Tensor } from '../tensor.js';
+import { cast } from './cast.js';
 import { reshape } from './reshape.js';
 import { sum } from './sum.js';
 import { rowMajorStrides } from './transpose.js';
@@ -33,13 +34,28 @@ function broadcastStrides(shape: readonly number[], target: readonly number[]): 
 
 /** Adds up a gradient over the axes along which its operand was repeated. */
 function sumToShape(gradient: Tensor, shape: readonly number[]): Tensor {
-  let result = gradient;
   const missing = gradient.shape.length - shape.length;
-  for (let axis = 0; axis < gradient.shape.length; axis++) {
-    const repeated = axis < missing || (shape[axis - missing] === 1 && gradient.shape[axis] !== 1);
-    if (repeated) result = sum(result, { axis, keepDims: true });
-  }
-  return missing > 0 ? reshape(result, shape) : result;
+  // Neighbouring axes of a kind are one: [sizes, repeated?].
+  const runs: { size: number; repeated: boolean }[] = [];
+  gradient.shape.forEach((size, axis) => {
+    if (size === 1) return;
+    const repeated = axis < missing || shape[axis - missing] === 1;
+    const last = runs[runs.length - 1];
+    if (last?.repeated === repeated) last.size *= size;
+    else runs.push({ size, repeated });
+  });
+  const repeats = runs.filter((run) => run.repeated).length;
+  if (repeats === 0) return reshape(gradient, shape);
+  // Several sums in a row would each round: 16-bit gradients are added up in float32.
+  const wide = repeats > 1 && gradient.dtype !== 'float32';
+  let result = reshape(
+    wide ? cast(gradient, 'float32') : gradient,
+    runs.map((run) => run.size),
+  );
+  runs.forEach((run, axis) => {
+    if (run.repeated) result = sum(result, { axis, keepDims: true });
+  });
+  return reshape(wide ? cast(result, gradient.dtype) : result, shape);
 }
 
 function binary(op: string, kind: 'add' | 'mul', a: Tensor, b: Tensor): Tensor {

@@ -33,7 +33,6 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   const device = checkTogether('crossEntropy', { logits, targets }, false);
   const [rows, cols] = logits.shape;
   const loss = empty('crossEntropy', [], 'float32', device);
-  const lse = workspace('crossEntropy', [rows], 'float32', device);
   const count = workspace('crossEntropy', [1], 'float32', device);
   const shared = { rows, cols, ignoreIndex, mean };
   device.backend.crossEntropy({
@@ -41,24 +40,21 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     logits: logits.arg,
     targets: targets.arg,
     loss: loss.arg,
-    lse: lse.arg,
     count: count.arg,
   });
-  record('crossEntropy', [logits], loss, [logits, targets, lse, count], ([dLoss], [x, t, rowLse, counted]) => {
+  record('crossEntropy', [logits], loss, [logits, targets, count], ([dLoss], [x, t, counted]) => {
     if (!dLoss) return [null];
     const dLogits = empty('crossEntropy', x.shape, x.dtype, device);
     device.backend.crossEntropyBackward({
       ...shared,
       logits: x.arg,
       targets: t.arg,
-      lse: rowLse.arg,
       count: counted.arg,
       dLoss: dLoss.arg,
       dLogits: dLogits.arg,
     });
     return [dLogits];
   });
-  lse.dispose();
   count.dispose();
   return loss;
 }

@@ -3,7 +3,7 @@
 
 import type { AttentionShape } from '../backend.js';
 import { record } from '../autograd/tape.js';
-import { checkBoolean, checkFloat, checkInteger, checkOptions, checkPositive, checkShape, checkTogether } from '../check.js';
+import { checkBoolean, checkFloat, checkInteger, checkOptions, checkPositive, checkShape, checkTogether, showShape } from '../check.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { empty, workspace, type Tensor } from '../tensor.js';
 
@@ -59,7 +59,7 @@ function checkQueryKeyValue(op: string, q: Tensor, k: Tensor, v: Tensor, keyName
   checkShape(op, 'q', q, ['B', 'Sq', 'H', 'D']);
   const [batch, , , headDim] = q.shape;
   if (headDim > MAX_HEAD_DIM) throw new ShapeError(`${op}: expected a head dim of 1 to ${MAX_HEAD_DIM}, got ${headDim}`);
-  checkShape(op, keyName, k, [batch, 'Sk', 'G', headDim], `to match q ${JSON.stringify(q.shape)}`);
+  checkShape(op, keyName, k, [batch, 'Sk', 'G', headDim], `to match q ${showShape(q.shape)}`);
   checkShape(op, valueName, v, k.shape, `to match ${keyName}`);
   return checkTogether(op, { q, [keyName]: k, [valueName]: v });
 }

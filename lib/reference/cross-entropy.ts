@@ -29,25 +29,21 @@ function logSumExp(row: Float64Array): number {
 
 /**
  * loss = sum over the rows m that are not ignored of lse[m] - logits[m, targets[m]], divided by their count if mean,
- * with lse[m] = log(sum over i of exp(logits[m, i])); logits [rows, cols], targets and lse [rows]. 0 if every row is
- * ignored.
+ * with lse[m] = log(sum over i of exp(logits[m, i])); logits [rows, cols], targets [rows]. 0 if every row is ignored.
  */
 export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
-  const { logits, targets, loss, lse, count, rows, cols, ignoreIndex, mean } = params;
+  const { logits, targets, loss, count, rows, cols, ignoreIndex, mean } = params;
   const target = checkedTargets(targets, cols, ignoreIndex, fail);
-  if (!target) return clear(loss, lse, count);
+  if (!target) return clear(loss, count);
   const values = load(logits);
-  const rowLse = new Float64Array(rows);
   let total = 0;
   let counted = 0;
   for (let m = 0; m < rows; m++) {
-    rowLse[m] = logSumExp(values.subarray(m * cols, (m + 1) * cols));
     if (target[m] === ignoreIndex) continue;
-    total += rowLse[m] - values[m * cols + target[m]];
+    total += logSumExp(values.subarray(m * cols, (m + 1) * cols)) - values[m * cols + target[m]];
     counted++;
   }
   store(loss, [mean && counted > 0 ? total / counted : total]);
-  store(lse, rowLse);
   store(count, [counted]);
 }
 
@@ -56,11 +52,10 @@ export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
  * dLogits is [rows, cols].
  */
 export function crossEntropyBackward(params: CrossEntropyBackwardParams, fail: Fail): void {
-  const { logits, targets, lse, count, dLoss, dLogits, rows, cols, ignoreIndex, mean } = params;
+  const { logits, targets, count, dLoss, dLogits, rows, cols, ignoreIndex, mean } = params;
   const target = checkedTargets(targets, cols, ignoreIndex, fail);
   if (!target) return clear(dLogits);
   const values = load(logits);
-  const rowLse = load(lse);
   const factor = mean ? load(dLoss)[0] / load(count)[0] : load(dLoss)[0]; // count 0: no row uses it
   for (let m = 0; m < rows; m++) {
     const row = values.subarray(m * cols, (m + 1) * cols);
@@ -68,7 +63,8 @@ export function crossEntropyBackward(params: CrossEntropyBackwardParams, fail: F
       row.fill(0);
       continue;
     }
-    for (let i = 0; i < cols; i++) row[i] = Math.exp(row[i] - rowLse[m]) * factor;
+    const lse = logSumExp(row);
+    for (let i = 0; i < cols; i++) row[i] = Math.exp(row[i] - lse) * factor;
     row[target[m]] -= factor;
   }
   store(dLogits, values);

@@ -68,17 +68,18 @@ export function flashAttention(params: FlashAttentionParams): void {
 }
 
 /**
- * The probabilities come back from the scores and lse, P_ij = exp(s_ij - lse_i). Then dV_j = sum over i of P_ij dOut_i,
- * dP_ij = dOut_i . v_j, dS_ij = P_ij (dP_ij - delta_i) with delta_i = out_i . dOut_i - dLse_i, dQ_i = scale * sum over
+ * The probabilities P_ij = exp(s_ij - max_i) / total_i are found again from the scores: lse, rounded to float32, would
+ * do where scores are small, but an oracle should not depend on that. Then dV_j = sum over i of P_ij dOut_i,
+ * dP_ij = dOut_i . v_j, dS_ij = P_ij (dP_ij - delta_i + dLse_i) with delta_i = out_i . dOut_i, dQ_i = scale * sum over
  * j of dS_ij k_j, dK_j = scale * sum over i of dS_ij q_i. dK and dV also add up over the query heads that share the key
- * head. (That dLse enters like a change of delta: d lse_i / d s_ij = P_ij.)
+ * head. (d lse_i / d s_ij = P_ij.)
  */
 export function flashAttentionBackward(params: FlashAttentionBackwardParams): void {
   const { batch, queries, keys, heads, keyHeads, headDim, scale } = params;
   const queryStride = heads * headDim;
   const keyStride = keyHeads * headDim;
   const [q, k, v] = [load(params.q), load(params.k), load(params.v)];
-  const [out, dOut, lse] = [load(params.out), load(params.dOut), load(params.lse)];
+  const [out, dOut] = [load(params.out), load(params.dOut)];
   const dLse = params.dLse && load(params.dLse);
   const [dQ, dK, dV] = [new Float64Array(q.length), new Float64Array(k.length), new Float64Array(v.length)];
   const deltas = new Float64Array(batch * heads * queries); // [B, H, Sq]
@@ -88,11 +89,24 @@ export function flashAttentionBackward(params: FlashAttentionBackwardParams): vo
       for (let i = 0; i < queries; i++) {
         const row = (b * heads + h) * queries + i;
         const qRow = (b * queries + i) * queryStride + h * headDim; // also of out, dOut and dQ
-        let delta = dLse ? -dLse[row] : 0;
+        let delta = 0;
         for (let d = 0; d < headDim; d++) delta += out[qRow + d] * dOut[qRow + d];
         deltas[row] = delta;
-        const last = lastKey(params, i);
-        for (let j = firstKey(params, i); j <= last; j++) {
+        const [first, last] = [firstKey(params, i), lastKey(params, i)];
+        let max = -Infinity;
+        let total = 0;
+        for (let j = first; j <= last; j++) {
+          const kRow = (b * keys + j) * keyStride + headOffset;
+          let score = 0;
+          for (let d = 0; d < headDim; d++) score += q[qRow + d] * k[kRow + d];
+          score *= scale;
+          if (score > max) {
+            total *= Math.exp(max - score);
+            max = score;
+          }
+          total += Math.exp(score - max);
+        }
+        for (let j = first; j <= last; j++) {
           const kRow = (b * keys + j) * keyStride + headOffset; // also of v, dK and dV
           let score = 0;
           let dP = 0;
@@ -100,8 +114,8 @@ export function flashAttentionBackward(params: FlashAttentionBackwardParams): vo
             score += q[qRow + d] * k[kRow + d];
             dP += dOut[qRow + d] * v[kRow + d];
           }
-          const p = Math.exp(score * scale - lse[row]);
-          const dScore = p * (dP - delta) * scale;
+          const p = Math.exp(score * scale - max) / total;
+          const dScore = p * (dP - delta + (dLse ? dLse[row] : 0)) * scale;
           for (let d = 0; d < headDim; d++) {
             dQ[qRow + d] += dScore * k[kRow + d];
             dK[kRow + d] += dScore * q[qRow + d];

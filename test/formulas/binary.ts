@@ -10,7 +10,9 @@ const count = (shape: readonly number[]): number => shape.reduce((product, size)
 /** Shapes aligned at their last axis; an axis of size 1 or missing is repeated. */
 export function broadcastShape({ a, b }: BinaryCase): number[] {
   const rank = Math.max(a.length, b.length);
-  return Array.from({ length: rank }, (_, axis) => Math.max(a[axis - rank + a.length] ?? 1, b[axis - rank + b.length] ?? 1));
+  return Array.from({ length: rank }, (_, axis) =>
+    Math.max(a[axis - rank + a.length] ?? 1, b[axis - rank + b.length] ?? 1),
+  );
 }
 
 /** Which element of an operand of shape `from` stands at each place of the result. */

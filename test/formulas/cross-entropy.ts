@@ -31,7 +31,8 @@ export const crossEntropySpec: OpSpec<CrossEntropyCase> = {
     const n = c.vocabulary;
     const counted = rowsThatCount(targets, c);
     let total = 0;
-    for (const row of counted) total = a.accumulate(total + a.round(softmaxOf(a, logits, row, n).lse - logits[row * n + targets[row]]));
+    for (const row of counted)
+      total = a.accumulate(total + a.round(softmaxOf(a, logits, row, n).lse - logits[row * n + targets[row]]));
     const divisor = c.reduction === 'sum' ? 1 : Math.max(counted.length, 1);
     return { loss: Float64Array.of(a.round(total / divisor)) };
   },

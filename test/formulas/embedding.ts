@@ -9,7 +9,11 @@ export const embeddingSpec: OpSpec<EmbeddingCase> = {
   op: 'embedding',
   cases: embeddingCases,
   inputs(c, random) {
-    const ids = random.integers(c.ids.reduce((p, size) => p * size, 1), 0, c.vocabulary - 1);
+    const ids = random.integers(
+      c.ids.reduce((p, size) => p * size, 1),
+      0,
+      c.vocabulary - 1,
+    );
     return {
       weight: { shape: [c.vocabulary, c.cols], values: random.normals(c.vocabulary * c.cols) },
       ids: { shape: c.ids, values: ids, dtype: 'int32' },

@@ -30,7 +30,8 @@ function* rowsOf(c: AttentionCase): Generator<Row> {
       const keyHead = Math.floor((h * c.keyHeads) / c.heads);
       for (let i = 0; i < c.queries; i++) {
         const keys: number[] = [];
-        for (let j = 0; j < c.keys; j++) if (sees(c, i, j)) keys.push(((b * c.keys + j) * c.keyHeads + keyHead) * c.headDim);
+        for (let j = 0; j < c.keys; j++)
+          if (sees(c, i, j)) keys.push(((b * c.keys + j) * c.keyHeads + keyHead) * c.headDim);
         yield { query: ((b * c.queries + i) * c.heads + h) * c.headDim, lse: (b * c.heads + h) * c.queries + i, keys };
       }
     }
@@ -38,7 +39,13 @@ function* rowsOf(c: AttentionCase): Generator<Row> {
 }
 
 /** Probabilities of the keys a query sees, and the log of the sum of exponentials. */
-function softmaxOfRow(a: Arithmetic, q: Values, k: Values, row: Row, c: AttentionCase): { p: Float64Array; lse: number } {
+function softmaxOfRow(
+  a: Arithmetic,
+  q: Values,
+  k: Values,
+  row: Row,
+  c: AttentionCase,
+): { p: Float64Array; lse: number } {
   const scale = c.scale ?? 1 / Math.sqrt(c.headDim);
   const scores = Float64Array.from(row.keys, (key) => a.round(dot(a, c.headDim, q, row.query, 1, k, key, 1) * scale));
   const largest = scores.reduce((x, y) => Math.max(x, y), -Infinity);
@@ -62,7 +69,12 @@ export const flashAttentionSpec: OpSpec<AttentionCase> = {
     };
   },
   call({ q, k, v }, { causal, window, scale }) {
-    return flashAttention(q, k, v, { ...(causal && { causal }), ...(window && { window }), ...(scale && { scale }), returnLse: true });
+    return flashAttention(q, k, v, {
+      ...(causal && { causal }),
+      ...(window && { window }),
+      ...(scale && { scale }),
+      returnLse: true,
+    });
   },
   forward(a, { q, k, v }, c) {
     const out = new Float64Array(q.length);

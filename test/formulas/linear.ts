@@ -24,7 +24,9 @@ export function product(a: Arithmetic, x: Values, weight: Values, bias: Values |
 
 /** dOut W, [M, K]. */
 export function inputGradient(a: Arithmetic, dOut: Values, weight: Values, { n, k }: LinearCase): Values {
-  return new Float64Array((dOut.length / n) * k).map((_, i) => dot(a, n, dOut, Math.floor(i / k) * n, 1, weight, i % k, k));
+  return new Float64Array((dOut.length / n) * k).map((_, i) =>
+    dot(a, n, dOut, Math.floor(i / k) * n, 1, weight, i % k, k),
+  );
 }
 
 /** dOut^T x, [N, K]. */

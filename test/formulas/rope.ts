@@ -37,7 +37,11 @@ export const ropeSpec: OpSpec<RopeCase> = {
     const x = { shape: [batch, sequence, heads, headDim], values: random.normals(batch * sequence * heads * headDim) };
     if (c.positions !== 'each' && c.positions !== 'shared') return { x };
     const shape = c.positions === 'each' ? [batch, sequence] : [sequence];
-    const values = random.integers(shape.reduce((p, size) => p * size, 1), 0, 4095);
+    const values = random.integers(
+      shape.reduce((p, size) => p * size, 1),
+      0,
+      4095,
+    );
     return { x, positions: { shape, values, dtype: 'int32' } };
   },
   call({ x, positions }, c) {

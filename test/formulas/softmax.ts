@@ -18,7 +18,15 @@ export function softmaxOf(a: Arithmetic, x: Values, row: number, n: number): { p
 export const softmaxSpec: OpSpec<RowsCase> = {
   op: 'softmax',
   cases: softmaxCases,
-  inputs: (c, random) => ({ x: { shape: c.shape, values: random.normals(c.shape.reduce((p, size) => p * size, 1), c.spread) } }),
+  inputs: (c, random) => ({
+    x: {
+      shape: c.shape,
+      values: random.normals(
+        c.shape.reduce((p, size) => p * size, 1),
+        c.spread,
+      ),
+    },
+  }),
   call: ({ x }) => ({ out: softmax(x) }),
   forward(a, { x }, c) {
     const n = c.shape[c.shape.length - 1];

@@ -24,7 +24,9 @@ function reduceSpec(op: 'sum' | 'mean'): OpSpec<ReduceCase> {
   return {
     op,
     cases: reduceCases,
-    inputs: (c, random) => ({ x: { shape: c.shape, values: random.normals(c.shape.reduce((p, size) => p * size, 1)) } }),
+    inputs: (c, random) => ({
+      x: { shape: c.shape, values: random.normals(c.shape.reduce((p, size) => p * size, 1)) },
+    }),
     call({ x }, { axis, keepDims }) {
       const options = { ...(axis !== undefined && { axis }), ...(keepDims && { keepDims }) };
       return { out: op === 'sum' ? sum(x, options) : mean(x, options) };

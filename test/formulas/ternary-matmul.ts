@@ -34,7 +34,9 @@ function ternarySpec(op: string, activations: 'int8' | 'none'): OpSpec<LinearCas
       const { trits, scale } = weightOf(c);
       const weight = TernaryTensor.fromTrits(trits, [c.n, c.k], scale, { device: x.device });
       try {
-        return { out: ternaryMatmul(x, weight, { ...(activations === 'none' && { activations }), ...(bias && { bias }) }) };
+        return {
+          out: ternaryMatmul(x, weight, { ...(activations === 'none' && { activations }), ...(bias && { bias }) }),
+        };
       } finally {
         weight.dispose(); // what is queued and what the gradient needs holds on to the memory
       }

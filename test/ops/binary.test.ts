@@ -34,9 +34,19 @@ describe('add and mul', () => {
         const sum = add(ta, tb);
         expect(sum.shape).toEqual(shape);
         const wrap = WRAP[dtype];
-        expectIdentical('add', await sum.data(), left.map((_, i) => wrap(a[left[i]] + b[right[i]])), shape);
+        expectIdentical(
+          'add',
+          await sum.data(),
+          left.map((_, i) => wrap(a[left[i]] + b[right[i]])),
+          shape,
+        );
         // Math.imul gives the low 32 bits that the product of two numbers wraps to.
-        expectIdentical('mul', await mul(ta, tb).data(), left.map((_, i) => wrap(Math.imul(a[left[i]], b[right[i]]))), shape);
+        expectIdentical(
+          'mul',
+          await mul(ta, tb).data(),
+          left.map((_, i) => wrap(Math.imul(a[left[i]], b[right[i]]))),
+          shape,
+        );
       });
     });
 
@@ -57,7 +67,12 @@ describe('add and mul', () => {
       const a = make(device, 'float32', [4], [Infinity, Infinity, NaN, 3e38]);
       const b = make(device, 'float32', [4], [1, -Infinity, 0, 3e38]);
       expect([...(await add(a, b).data())]).toEqual([Infinity, NaN, NaN, Infinity]);
-      expect([...(await mul(a, make(device, 'float32', [4], [2, 0, 0, -2])).data())]).toEqual([Infinity, NaN, NaN, -Infinity]);
+      expect([...(await mul(a, make(device, 'float32', [4], [2, 0, 0, -2])).data())]).toEqual([
+        Infinity,
+        NaN,
+        NaN,
+        -Infinity,
+      ]);
     });
 
     test('a tensor with itself, both gradients arriving', async () => {
@@ -68,7 +83,9 @@ describe('add and mul', () => {
 
     test('the sum commutes to the bit', async () => {
       const random = new Random('commutes');
-      const [a, b] = [random.normals(129), random.normals(129)].map((values) => make(device, 'bfloat16', [129], values));
+      const [a, b] = [random.normals(129), random.normals(129)].map((values) =>
+        make(device, 'bfloat16', [129], values),
+      );
       expect(await bitsOf(add(a, b))).toEqual(await bitsOf(add(b, a)));
     });
 

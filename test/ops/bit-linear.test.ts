@@ -8,7 +8,11 @@ import { bitsOf, describeBackends, describeErrors, ERROR_CODES, FLOAT_DTYPES, ma
 import { describeGolden, describeOp } from '../op-tests.js';
 import { Random } from '../random.js';
 
-describeGolden(bitLinearSpec, [{ fixture: 'bit_linear', c: { name: 'bit_linear', lead: [5], n: 48, k: 80 } }]);
+// PyTorch's epilogue rounds elsewhere than ours, so here the result is judged like any float op.
+const asFloats = { ...bitLinearSpec, cases: { ...bitLinearSpec.cases, tolerance: 'rounded' as const } };
+describeGolden(asFloats, [
+  { fixture: 'bit_linear', computedIn: 'float32', c: { name: 'bit_linear', lead: [5], n: 48, k: 80 } },
+]);
 
 describeOp(bitLinearSpec);
 

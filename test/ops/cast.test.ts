@@ -9,9 +9,48 @@ import { Random } from '../random.js';
 
 /** Numbers at which rounding goes wrong: ties, subnormals, the ends of every range, what is not finite. */
 const EDGES = [
-  0, -0, 0.5, -0.5, 1.5, 2.5, 127, 127.5, 128, -128, -128.5, -129, 255, 255.5, 256, -1, 2147483520, 2147483648, -2147483648, -2147483904,
-  1e20, -1e20, 65504, 65519, 65520, -65520, 70000, 6e-8, 2 ** -25, 3 * 2 ** -26, 2 ** -24, 2 ** -14, 1e-40, 3.4e38, 1 + 2 ** -8, 1 + 3 * 2 ** -8,
-  1 + 2 ** -11, 1 + 3 * 2 ** -11, 1 + 2 ** -8 + 2 ** -20, Infinity, -Infinity, NaN,
+  0,
+  -0,
+  0.5,
+  -0.5,
+  1.5,
+  2.5,
+  127,
+  127.5,
+  128,
+  -128,
+  -128.5,
+  -129,
+  255,
+  255.5,
+  256,
+  -1,
+  2147483520,
+  2147483648,
+  -2147483648,
+  -2147483904,
+  1e20,
+  -1e20,
+  65504,
+  65519,
+  65520,
+  -65520,
+  70000,
+  6e-8,
+  2 ** -25,
+  3 * 2 ** -26,
+  2 ** -24,
+  2 ** -14,
+  1e-40,
+  3.4e38,
+  1 + 2 ** -8,
+  1 + 3 * 2 ** -8,
+  1 + 2 ** -11,
+  1 + 3 * 2 ** -11,
+  1 + 2 ** -8 + 2 ** -20,
+  Infinity,
+  -Infinity,
+  NaN,
 ];
 
 describe('cast', () => {
@@ -22,7 +61,12 @@ describe('cast', () => {
       const values = [...EDGES, ...new Random(`${from} ${to}`).normals(129, 100)].map((value) => roundTo(from, value));
       const result = cast(make(device, from, [values.length], values), to);
       expect([result.shape, result.dtype]).toEqual([[values.length], to]);
-      expectIdentical('cast', await result.data(), values.map((value) => roundTo(to, value)), result.shape);
+      expectIdentical(
+        'cast',
+        await result.data(),
+        values.map((value) => roundTo(to, value)),
+        result.shape,
+      );
     });
 
     test('hand-computed: ties to even, saturation, NaN to 0', async () => {

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { crossEntropy, device as deviceNamed, DTypeError, KernelError, OptionError, ShapeError, type CrossEntropyOptions, type Tensor } from '../../lib/index.js';
+import {
+  crossEntropy,
+  device as deviceNamed,
+  DTypeError,
+  KernelError,
+  OptionError,
+  ShapeError,
+  type CrossEntropyOptions,
+  type Tensor,
+} from '../../lib/index.js';
 import { crossEntropySpec } from '../formulas/cross-entropy.js';
 import { describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
 import { describeGolden, describeOp } from '../op-tests.js';
@@ -15,7 +24,10 @@ describeOp(crossEntropySpec);
 describe('crossEntropy', () => {
   describeBackends((device) => {
     test('hand-computed: equal logits give log V', async () => {
-      const loss = crossEntropy(make(device, 'float32', [2, 8], new Float64Array(16)), make(device, 'int32', [2], [0, 7]));
+      const loss = crossEntropy(
+        make(device, 'float32', [2, 8], new Float64Array(16)),
+        make(device, 'int32', [2], [0, 7]),
+      );
       expect([loss.shape, loss.dtype]).toEqual([[], 'float32']);
       expect(Math.abs((await loss.item()) - Math.log(8))).toBeLessThan(2 ** -22);
     });
@@ -77,8 +89,14 @@ describe('crossEntropy', () => {
     });
     describeErrors(device, [
       wrong({ reduction: 'none' as 'sum' }, 'crossEntropy: expected one of mean, sum for reduction, got "none"'),
-      wrong({ ignoreIndex: 0.5 }, 'crossEntropy: expected an integer from -2147483648 to 2147483647 for ignoreIndex, got 0.5'),
-      wrong({ zLoss: 1 } as CrossEntropyOptions, 'crossEntropy: expected only ignoreIndex, reduction as options, got zLoss'),
+      wrong(
+        { ignoreIndex: 0.5 },
+        'crossEntropy: expected an integer from -2147483648 to 2147483647 for ignoreIndex, got 0.5',
+      ),
+      wrong(
+        { zLoss: 1 } as CrossEntropyOptions,
+        'crossEntropy: expected only ignoreIndex, reduction as options, got zLoss',
+      ),
       {
         message: 'crossEntropy: expected targets of shape [2] to match logits, got [3]',
         type: ShapeError,

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { DeviceError, DisposedError, DTypeError, linear, OptionError, ShapeError, type Tensor } from '../../lib/index.js';
+import {
+  DeviceError,
+  DisposedError,
+  DTypeError,
+  linear,
+  OptionError,
+  ShapeError,
+  type Tensor,
+} from '../../lib/index.js';
 import { describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
 import { linearSpec } from '../formulas/linear.js';
 import { describeOp } from '../op-tests.js';

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { dequantizeTernary, DisposedError, DTypeError, OptionError, quantizeTernary, ShapeError, TernaryTensor, type Tensor } from '../../lib/index.js';
+import {
+  dequantizeTernary,
+  DisposedError,
+  DTypeError,
+  OptionError,
+  quantizeTernary,
+  ShapeError,
+  TernaryTensor,
+  type Tensor,
+} from '../../lib/index.js';
 import { roundTo } from '../../lib/dtype.js';
 import { quantizeActivations } from '../../lib/ops/ternary-matmul.js';
 import { quantizeCases } from '../cases.js';
@@ -35,8 +44,17 @@ describe('quantizeTernary', () => {
         const values = inputOf(c).map((value) => roundTo(dtype, value));
         const expected = ternaryOf(values);
         using result = quantizeTernary(make(device, dtype, [c.rows, c.cols], values));
-        expect([result.shape, result.packed.shape, result.scale.shape]).toEqual([[c.rows, c.cols], [c.rows, Math.ceil(c.cols / 4)], [1]]);
-        expectIdentical('packed', await result.packed.data(), pack(expected.trits, c.rows, c.cols), result.packed.shape);
+        expect([result.shape, result.packed.shape, result.scale.shape]).toEqual([
+          [c.rows, c.cols],
+          [c.rows, Math.ceil(c.cols / 4)],
+          [1],
+        ]);
+        expectIdentical(
+          'packed',
+          await result.packed.data(),
+          pack(expected.trits, c.rows, c.cols),
+          result.packed.shape,
+        );
         expectIdentical('scale', await result.scale.data(), [expected.scale], [1]);
       });
     });
@@ -120,12 +138,22 @@ describe('dequantizeTernary', () => {
       async ({ dtype, rows, cols, name }) => {
         const random = new Random(name);
         const trits = random.integers(rows * cols, -1, 1);
-        for (const scales of [[Math.fround(0.1)], Array.from({ length: rows }, () => Math.fround(0.01 + random.next()))]) {
+        for (const scales of [
+          [Math.fround(0.1)],
+          Array.from({ length: rows }, () => Math.fround(0.01 + random.next())),
+        ]) {
           using weight = TernaryTensor.fromTrits(trits, [rows, cols], scales, { device });
           const result = dequantizeTernary(weight, { dtype });
           expect([result.shape, result.dtype]).toEqual([[rows, cols], dtype]);
-          const expected = trits.map((trit, i) => roundTo(dtype, trit * scales[scales.length === 1 ? 0 : Math.floor(i / cols)]) + 0);
-          expectIdentical('dequantized', Array.from(await result.data(), (value) => value + 0), expected, [rows, cols]);
+          const expected = trits.map(
+            (trit, i) => roundTo(dtype, trit * scales[scales.length === 1 ? 0 : Math.floor(i / cols)]) + 0,
+          );
+          expectIdentical(
+            'dequantized',
+            Array.from(await result.data(), (value) => value + 0),
+            expected,
+            [rows, cols],
+          );
         }
       },
     );

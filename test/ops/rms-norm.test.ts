@@ -6,7 +6,9 @@ import { rmsNormSpec } from '../formulas/rms-norm.js';
 import { describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
 import { describeGolden, describeOp } from '../op-tests.js';
 
-describeGolden(rmsNormSpec, [{ fixture: 'rms_norm', c: { name: 'rms_norm', shape: [2, 7, 96], weight: true, eps: 1e-5 } }]);
+describeGolden(rmsNormSpec, [
+  { fixture: 'rms_norm', c: { name: 'rms_norm', shape: [2, 7, 96], weight: true, eps: 1e-5 } },
+]);
 
 describeOp(rmsNormSpec);
 

@@ -62,7 +62,10 @@ describe('rope', () => {
       wrong({ theta: 0 }, 'rope: expected a finite number above 0 for theta, got 0'),
       wrong({ positions: -1 }, 'rope: expected an integer from 0 to 2147483645 for positions, got -1'),
       wrong({ interleaved: 1 as unknown as boolean }, 'rope: expected a boolean for interleaved, got 1'),
-      wrong({ base: 3 } as RopeOptions, 'rope: expected only positions, theta, rotaryDim, interleaved as options, got base'),
+      wrong(
+        { base: 3 } as RopeOptions,
+        'rope: expected only positions, theta, rotaryDim, interleaved as options, got base',
+      ),
       {
         message: 'rope: expected x of shape [B, S, H, D], got [2, 6]',
         type: ShapeError,

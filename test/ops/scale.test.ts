@@ -14,7 +14,14 @@ describe('scale', () => {
       const values = [1.5, -3.25, 0, 1e-3, 7e8];
       const x = make(device, 'float32', [5], values);
       expect(await bitsOf(scale(x, -0.25))).toEqual(
-        await bitsOf(make(device, 'float32', [5], values.map((value) => Math.fround(value) * -0.25))),
+        await bitsOf(
+          make(
+            device,
+            'float32',
+            [5],
+            values.map((value) => Math.fround(value) * -0.25),
+          ),
+        ),
       );
     });
 

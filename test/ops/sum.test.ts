@@ -22,7 +22,8 @@ describe('sum and mean', () => {
       expect(result.shape).toEqual(reducedShape(c));
       const expected = new Float64Array(outer * inner).map((_, i) => {
         let total = 0;
-        for (let j = 0; j < length; j++) total = (total + x[(Math.floor(i / inner) * length + j) * inner + (i % inner)]) | 0;
+        for (let j = 0; j < length; j++)
+          total = (total + x[(Math.floor(i / inner) * length + j) * inner + (i % inner)]) | 0;
         return total;
       });
       expectIdentical('sum', await result.data(), expected, result.shape);

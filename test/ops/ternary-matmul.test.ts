@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { DTypeError, dequantizeTernary, linear, OptionError, ShapeError, TernaryTensor, ternaryMatmul, type Tensor, type TernaryMatmulOptions } from '../../lib/index.js';
+import {
+  DTypeError,
+  dequantizeTernary,
+  linear,
+  OptionError,
+  ShapeError,
+  TernaryTensor,
+  ternaryMatmul,
+  type Tensor,
+  type TernaryMatmulOptions,
+} from '../../lib/index.js';
 import { expectIdentical } from '../compare.js';
 import { ternaryMatmulFloatSpec, ternaryMatmulSpec } from '../formulas/ternary-matmul.js';
 import { int8Of, int8Product } from '../formulas/ternary.js';
@@ -17,13 +27,17 @@ describe('ternaryMatmul', () => {
     test('hand-computed: scale 1 and integer activations give the integer product', async () => {
       // The largest magnitude is 127, so codes are the numbers themselves.
       const x = make(device, 'float32', [2, 5], [127, -3, 10, 0, 7, -127, 1, 2, 3, 4]);
-      using weight = TernaryTensor.fromTrits([1, -1, 0, 1, -1, 0, 0, 1, 1, 1, -1, -1, -1, -1, -1], [3, 5], 1, { device });
+      using weight = TernaryTensor.fromTrits([1, -1, 0, 1, -1, 0, 0, 1, 1, 1, -1, -1, -1, -1, -1], [3, 5], 1, {
+        device,
+      });
       const y = ternaryMatmul(x, weight);
       expect(y.shape).toEqual([2, 3]);
       expect([...(await y.data())]).toEqual([123, 17, -141, -129, 9, 117]);
       const bias = make(device, 'float32', [3], [0.5, -17, 1000]);
       expect([...(await ternaryMatmul(x, weight, { bias }).data())]).toEqual([123.5, 0, 859, -128.5, -8, 1117]);
-      expect([...(await ternaryMatmul(x, weight, { activations: 'none', bias }).data())]).toEqual([123.5, 0, 859, -128.5, -8, 1117]);
+      expect([...(await ternaryMatmul(x, weight, { activations: 'none', bias }).data())]).toEqual([
+        123.5, 0, 859, -128.5, -8, 1117,
+      ]);
     });
 
     // Sums that overflow 16 bits after 256 products of the largest codes, whatever a kernel adds them up in.
@@ -49,7 +63,10 @@ describe('ternaryMatmul', () => {
       const k = 130;
       const codes = make(device, 'int8', [1, k], new Float64Array(k).fill(-128));
       const scales = make(device, 'float32', [1], [1]);
-      for (const [trit, expected] of [[1, -128 * k], [-1, 128 * k]]) {
+      for (const [trit, expected] of [
+        [1, -128 * k],
+        [-1, 128 * k],
+      ]) {
         using weight = TernaryTensor.fromTrits(new Int8Array(2 * k).fill(trit), [2, k], 1, { device });
         const out = make(device, 'float32', [1, 2], [NaN, NaN]);
         out.device.backend.ternaryMatmulInt8({
@@ -73,7 +90,12 @@ describe('ternaryMatmul', () => {
       const trits = new Random('trits').integers(9 * 65, -1, 1);
       using weight = TernaryTensor.fromTrits(trits, [9, 65], 0.5, { device });
       const y = await ternaryMatmul(make(device, 'float32', [3, 65], values), weight).data();
-      expectIdentical('y', y, int8Product(int8Of(values.map(Math.fround), 65), { trits, scale: 0.5 }, undefined, 9, 65), [3, 9]);
+      expectIdentical(
+        'y',
+        y,
+        int8Product(int8Of(values.map(Math.fround), 65), { trits, scale: 0.5 }, undefined, 9, 65),
+        [3, 9],
+      );
       expect(new Set(Array.from(y.slice(9, 18), (each) => each + 0))).toEqual(new Set([0]));
     });
 
@@ -103,26 +125,47 @@ describe('ternaryMatmul', () => {
       },
     });
     describeErrors(device, [
-      wrong('ternaryMatmul: expected x of shape [..., 3] to match weight [2, 3], got [3, 2]', ShapeError, ERROR_CODES.shape, (weight, t) =>
-        ternaryMatmul(t([3, 2]), weight),
+      wrong(
+        'ternaryMatmul: expected x of shape [..., 3] to match weight [2, 3], got [3, 2]',
+        ShapeError,
+        ERROR_CODES.shape,
+        (weight, t) => ternaryMatmul(t([3, 2]), weight),
       ),
-      wrong('ternaryMatmul: expected x of shape [..., 3] to match weight [2, 3], got []', ShapeError, ERROR_CODES.shape, (weight, t) =>
-        ternaryMatmul(t([]), weight),
+      wrong(
+        'ternaryMatmul: expected x of shape [..., 3] to match weight [2, 3], got []',
+        ShapeError,
+        ERROR_CODES.shape,
+        (weight, t) => ternaryMatmul(t([]), weight),
       ),
-      wrong('ternaryMatmul: expected bias of shape [2] to match weight, got [3]', ShapeError, ERROR_CODES.shape, (weight, t) =>
-        ternaryMatmul(t([3]), weight, { bias: t([3]) }),
+      wrong(
+        'ternaryMatmul: expected bias of shape [2] to match weight, got [3]',
+        ShapeError,
+        ERROR_CODES.shape,
+        (weight, t) => ternaryMatmul(t([3]), weight, { bias: t([3]) }),
       ),
-      wrong('ternaryMatmul: expected bias of dtype float32 like x, got float16', DTypeError, ERROR_CODES.dtype, (weight, t) =>
-        ternaryMatmul(t([3]), weight, { bias: t([2], 'float16') }),
+      wrong(
+        'ternaryMatmul: expected bias of dtype float32 like x, got float16',
+        DTypeError,
+        ERROR_CODES.dtype,
+        (weight, t) => ternaryMatmul(t([3]), weight, { bias: t([2], 'float16') }),
       ),
-      wrong('ternaryMatmul: expected x of dtype float32 or float16 or bfloat16, got int8', DTypeError, ERROR_CODES.dtype, (weight, t) =>
-        ternaryMatmul(t([3], 'int8'), weight),
+      wrong(
+        'ternaryMatmul: expected x of dtype float32 or float16 or bfloat16, got int8',
+        DTypeError,
+        ERROR_CODES.dtype,
+        (weight, t) => ternaryMatmul(t([3], 'int8'), weight),
       ),
-      wrong('ternaryMatmul: expected one of int8, none for activations, got "int4"', OptionError, ERROR_CODES.option, (weight, t) =>
-        ternaryMatmul(t([3]), weight, { activations: 'int4' } as unknown as TernaryMatmulOptions),
+      wrong(
+        'ternaryMatmul: expected one of int8, none for activations, got "int4"',
+        OptionError,
+        ERROR_CODES.option,
+        (weight, t) => ternaryMatmul(t([3]), weight, { activations: 'int4' } as unknown as TernaryMatmulOptions),
       ),
-      wrong('ternaryMatmul: expected only activations, bias as options, got scale', OptionError, ERROR_CODES.option, (weight, t) =>
-        ternaryMatmul(t([3]), weight, { scale: 1 } as TernaryMatmulOptions),
+      wrong(
+        'ternaryMatmul: expected only activations, bias as options, got scale',
+        OptionError,
+        ERROR_CODES.option,
+        (weight, t) => ternaryMatmul(t([3]), weight, { scale: 1 } as TernaryMatmulOptions),
       ),
     ]);
   });

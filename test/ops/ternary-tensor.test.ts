@@ -89,7 +89,9 @@ describe('TernaryTensor', () => {
       wrong('TernaryTensor.getTrit: expected an integer from 0 to 4 for col, got -1', (t) => t.getTrit(0, -1)),
       wrong('TernaryTensor.setTrit: expected an integer from 0 to 4 for col, got 5', (t) => t.setTrit(0, 5, 1)),
       wrong('TernaryTensor.setTrit: expected a trit of -1, 0 or 1, got 2', (t) => t.setTrit(0, 0, 2)),
-      wrong('TernaryTensor.fromTrits: expected a trit of -1, 0 or 1, got 0.5', () => TernaryTensor.fromTrits([0.5], [1, 1], 1, { device })),
+      wrong('TernaryTensor.fromTrits: expected a trit of -1, 0 or 1, got 0.5', () =>
+        TernaryTensor.fromTrits([0.5], [1, 1], 1, { device }),
+      ),
       wrong('TernaryTensor.fromTrits: expected a finite number above 0 for scale, got 0', () =>
         TernaryTensor.fromTrits([0], [1, 1], 0, { device }),
       ),
@@ -109,7 +111,8 @@ describe('TernaryTensor', () => {
         call: () => TernaryTensor.fromTrits([0, 0], [2, 1], [1, 1, 1], { device }),
       },
       {
-        message: 'TernaryTensor.quantizationError: expected weight of shape [2, 5] to match the ternary tensor, got [5, 2]',
+        message:
+          'TernaryTensor.quantizationError: expected weight of shape [2, 5] to match the ternary tensor, got [5, 2]',
         type: ShapeError,
         code: ERROR_CODES.shape,
         call: async (t) => {

@@ -44,10 +44,19 @@ describe('transpose', () => {
           rank - 1,
           rank - 2,
         ];
-        const values = new Random('transpose').integers(shape.reduce((product, size) => product * size, 1), 0, 100);
+        const values = new Random('transpose').integers(
+          shape.reduce((product, size) => product * size, 1),
+          0,
+          100,
+        );
         const result = transpose(make(device, dtype, shape, values), axes);
         expect(result.shape).toEqual(order.map((axis) => shape[axis]));
-        expectIdentical('transpose', await result.data(), values.map((_, i) => values[sourceIndex(i, shape, order)]), result.shape);
+        expectIdentical(
+          'transpose',
+          await result.data(),
+          values.map((_, i) => values[sourceIndex(i, shape, order)]),
+          result.shape,
+        );
       });
     });
 
