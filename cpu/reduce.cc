@@ -72,8 +72,8 @@ TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin,
     return;
   }
   // Narrow rows are converted several at a time.
-  float buffer[CHUNK];
-  const int64_t together = count == p.inner ? CHUNK / count : 1;
+  float buffer[SPAN];
+  const int64_t together = count == p.inner ? SPAN / count : 1;  // count is at most SPAN
   for (int64_t row = begin; row < end; row += together) {
     const int64_t rows = min64(together, end - row);
     const float* x = as_floats(p.x, (outer * p.reduce + row) * p.inner + first, rows * count, buffer);

@@ -8,7 +8,7 @@
 // - Many tokens: bytes are spread to one code each and packed in panels of NR weight rows, [K/4][NR][4], so that a lane of
 //   a vector belongs to one weight row and four activations are broadcast to all lanes. A register tile is MR tokens by NR
 //   rows; tasks are tiles of the result.
-// - Few tokens: the packed bytes are streamed once. Each token's codes are dealt into four planes, plane i holding codes
+// - Few tokens: the packed bytes are streamed. Each token's codes are dealt into four planes, plane i holding codes
 //   4b + i, so that plane_i[b] meets (byte[b] >> 2i) & 3 with contiguous loads only.
 // With AVX-512 VNNI products of four go straight into int32. Without it they are added in pairs in int16, which holds
 // STEPS_PER_FLUSH of them.
@@ -38,8 +38,10 @@ TERNFLASH_INLINE Bytes codes_of(Bytes packed, int part) {
 }
 TERNFLASH_INLINE Bytes add_int32(Bytes a, Bytes b) { return _mm512_add_epi32(a, b); }
 #if defined(__AVX512VNNI__)
+// As assembly: around the intrinsic gcc 12 copies the accumulators from register to register and spills them.
 TERNFLASH_INLINE Bytes add_products(Bytes acc, Bytes codes, Bytes values) {
-  return _mm512_dpbusd_epi32(acc, codes, values);
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(values));
+  return acc;
 }
 TERNFLASH_INLINE Bytes to_int32(Bytes acc) { return acc; }
 #else
@@ -120,7 +122,12 @@ constexpr int NR = NV * ROWS_PER_VECTOR;              // weight rows of a panel
 constexpr int64_t TILE_M = MR * 8;                    // tokens of a task
 constexpr int64_t TILE_N = NR * 4;                    // weight rows of a task
 constexpr int64_t PANEL_BYTES = int64_t(8) << 20;     // most bytes of spread codes at a time
-constexpr int64_t FEW_TOKENS = 24;                    // below, spreading the weights costs more than it saves
+
+// Spreading the weights pays with many tokens, and early where rows are short: then the other way spends its time adding up
+// lanes. Against Zen 4, 2026-11-22.
+constexpr int64_t FEW_TOKENS = 24;
+constexpr int64_t SOME_TOKENS = 384;
+constexpr int64_t LONG_ROW = 1024;
 
 // The float epilogue of one token and weight rows [col, col + count).
 TERNFLASH_INLINE void store_results(const TernaryMatmulInt8Params& p, int64_t token, int64_t col, int64_t count,
@@ -257,6 +264,7 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
 constexpr int MB = 4;             // tokens at a time
 constexpr int NB = 4;             // weight rows at a time
 constexpr int64_t STREAM_N = 64;  // weight rows of a task
+constexpr int64_t STREAM_M = 64;  // tokens of a task
 constexpr int64_t STEPS_PER_STREAM_FLUSH = STEPS_PER_FLUSH / 4;  // a step adds four planes
 
 TERNFLASH_INLINE int32_t sum_lanes(Bytes total) {
@@ -327,23 +335,28 @@ void multiply_streaming(const TernaryMatmulInt8Params& p, Context& context) {
   const int64_t row_bytes = ceil_div(p.k, 4), plane_bytes = round_up(row_bytes, STEP);
   const uint8_t* packed = static_cast<const uint8_t*>(p.packed.data);
   const int8_t* codes = static_cast<const int8_t*>(p.codes.data);
-  uint8_t* shared = shared_scratch<uint8_t>(context, FEW_TOKENS * 64 + p.m * 4 * plane_bytes);
+  const int64_t sums_bytes = round_up(p.m * int64_t(sizeof(int32_t)), 64);
+  uint8_t* shared = shared_scratch<uint8_t>(context, sums_bytes + p.m * 4 * plane_bytes);
   int32_t* code_sums = reinterpret_cast<int32_t*>(shared);
-  int8_t* planes = reinterpret_cast<int8_t*>(shared + FEW_TOKENS * 64);
-  for (int64_t token = 0; token < p.m; token++) {
-    const int8_t* x = codes + token * p.k;
-    code_sums[token] = sum_codes(x, p.k);
-    for (int part = 0; part < 4; part++) {
-      int8_t* plane = planes + (token * 4 + part) * plane_bytes;
-      const int64_t whole = p.k / 4;
-      for (int64_t b = 0; b < whole; b++) plane[b] = x[4 * b + part];
-      for (int64_t b = whole; b < plane_bytes; b++) plane[b] = 4 * b + part < p.k ? x[4 * b + part] : int8_t(0);
+  int8_t* planes = reinterpret_cast<int8_t*>(shared + sums_bytes);
+  parallel_ranges(context, p.m, max64(1, 65536 / p.k), [&](int64_t begin, int64_t end, int) {
+    for (int64_t token = begin; token < end; token++) {
+      const int8_t* x = codes + token * p.k;
+      code_sums[token] = sum_codes(x, p.k);
+      for (int part = 0; part < 4; part++) {
+        int8_t* plane = planes + (token * 4 + part) * plane_bytes;
+        const int64_t whole = p.k / 4;
+        for (int64_t b = 0; b < whole; b++) plane[b] = x[4 * b + part];
+        for (int64_t b = whole; b < plane_bytes; b++) plane[b] = 4 * b + part < p.k ? x[4 * b + part] : int8_t(0);
+      }
     }
-  }
-  parallel_for(context, ceil_div(p.n, STREAM_N), [&](int64_t task, int thread) {
-    const int64_t col = task * STREAM_N, cols = min64(STREAM_N, p.n - col);
-    int32_t* sums = thread_scratch<int32_t>(context, thread, FEW_TOKENS * STREAM_N + 2 * STREAM_N);
-    float* values = reinterpret_cast<float*>(sums + FEW_TOKENS * STREAM_N);
+  });
+  const int64_t col_tiles = ceil_div(p.n, STREAM_N);
+  parallel_for(context, col_tiles * ceil_div(p.m, STREAM_M), [&](int64_t task, int thread) {
+    const int64_t col = task % col_tiles * STREAM_N, cols = min64(STREAM_N, p.n - col);
+    const int64_t token = task / col_tiles * STREAM_M, tokens = min64(STREAM_M, p.m - token);
+    int32_t* sums = thread_scratch<int32_t>(context, thread, STREAM_M * STREAM_N + 2 * STREAM_N);
+    float* values = reinterpret_cast<float*>(sums + STREAM_M * STREAM_N);
     const int64_t whole = row_bytes / STEP * STEP;
     for (int64_t j = 0; j < cols; j += NB) {
       const int64_t present = min64(NB, cols - j);
@@ -353,14 +366,21 @@ void multiply_streaming(const TernaryMatmulInt8Params& p, Context& context) {
         rows[line] = packed + (col + j + min64(line, present - 1)) * row_bytes;
         for (int64_t b = whole; b < row_bytes; b++) tails[line][b - whole] = rows[line][b];
       }
-      int64_t i = 0;
-      for (; i + MB <= p.m; i += MB)
-        stream_block<MB>(planes + i * 4 * plane_bytes, plane_bytes, rows, tails, row_bytes, present, sums + i * STREAM_N + j);
-      for (; i < p.m; i++)
-        stream_block<1>(planes + i * 4 * plane_bytes, plane_bytes, rows, tails, row_bytes, present, sums + i * STREAM_N + j);
+      for (int64_t i = 0; i < tokens;) {
+        const int8_t* first = planes + (token + i) * 4 * plane_bytes;
+        int32_t* out = sums + i * STREAM_N + j;
+        if (i + MB <= tokens) {
+          stream_block<MB>(first, plane_bytes, rows, tails, row_bytes, present, out);
+          i += MB;
+        } else {
+          stream_block<1>(first, plane_bytes, rows, tails, row_bytes, present, out);
+          i++;
+        }
+      }
     }
     const float* bias = p.bias.data ? as_floats(p.bias, col, cols, values + STREAM_N) : nullptr;
-    for (int64_t i = 0; i < p.m; i++) store_results(p, i, col, cols, sums + i * STREAM_N, code_sums[i], bias, values);
+    for (int64_t i = 0; i < tokens; i++)
+      store_results(p, token + i, col, cols, sums + i * STREAM_N, code_sums[token + i], bias, values);
   });
 }
 
@@ -369,7 +389,7 @@ void multiply_streaming(const TernaryMatmulInt8Params& p, Context& context) {
 namespace ternflash::cpu::TERNFLASH_ISA {
 
 void ternary_matmul_int8(const TernaryMatmulInt8Params& p, Context& context) {
-  if (p.m < FEW_TOKENS)
+  if (p.m < FEW_TOKENS || (p.m < SOME_TOKENS && p.k >= LONG_ROW))
     multiply_streaming(p, context);
   else
     multiply_panels(p, context);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { roundTo, type FloatDType } from '../lib/dtype.js';
+import type { DType, FloatDType } from '../lib/dtype.js';
 
 /**
  * How a plain formula computes. The formulas in test/formulas are written once and evaluated twice: in float64, for the truth, and as
@@ -18,14 +18,53 @@ export interface Arithmetic {
   accumulate(value: number): number;
 }
 
+const FRACTION_BITS: Record<FloatDType, number> = { float32: 23, float16: 10, bfloat16: 7 };
+const SMALLEST_EXPONENT: Record<FloatDType, number> = { float32: -126, float16: -14, bfloat16: -126 };
+const LARGEST: Record<FloatDType, number> = {
+  float32: (2 - 2 ** -23) * 2 ** 127,
+  float16: (2 - 2 ** -10) * 2 ** 15,
+  bfloat16: (2 - 2 ** -7) * 2 ** 127,
+};
+const LIMITS = { int8: [-128, 127], uint8: [0, 255], int32: [-(2 ** 31), 2 ** 31 - 1] } as const;
+
+const scratch = new DataView(new ArrayBuffer(8));
+
+/** The distance between neighbouring numbers of the dtype around `value`: one rounding step. */
+export function roundingStep(dtype: FloatDType, value: number): number {
+  scratch.setFloat64(0, value);
+  const exponent = ((scratch.getUint32(0) >>> 20) & 0x7ff) - 1023;
+  return 2 ** (Math.max(exponent, SMALLEST_EXPONENT[dtype]) - FRACTION_BITS[dtype]);
+}
+
+/**
+ * `value` as a tensor of the dtype holds it: to nearest, ties to even; integers truncated and saturated, NaN as 0. By arithmetic, and not by the
+ * bits as the library does it, which is under test.
+ */
+export function roundedTo(dtype: DType, value: number): number {
+  if (dtype === 'int8' || dtype === 'uint8' || dtype === 'int32') {
+    const [low, high] = LIMITS[dtype];
+    return Number.isNaN(value) ? 0 : Math.trunc(Math.min(Math.max(value, low), high)) + 0;
+  }
+  if (dtype === 'float32') return Math.fround(value);
+  if (!Number.isFinite(value) || value === 0) return value;
+  const step = roundingStep(dtype, value);
+  const steps = value / step;
+  const below = Math.floor(steps);
+  const rest = steps - below;
+  const up = rest > 0.5 || (rest === 0.5 && below % 2 !== 0);
+  const rounded = (up ? below + 1 : below) * step;
+  if (Math.abs(rounded) > LARGEST[dtype]) return Math.sign(value) * Infinity;
+  return rounded === 0 ? Math.sign(value) * 0 : rounded;
+}
+
 const identity = (value: number): number => value;
 
 export const EXACT: Arithmetic = { name: 'float64', round: identity, accumulate: identity };
 
 const IN_DTYPE: Record<FloatDType, Arithmetic> = {
   float32: { name: 'float32', round: Math.fround, accumulate: Math.fround },
-  float16: { name: 'float16', round: (value) => roundTo('float16', value), accumulate: Math.fround },
-  bfloat16: { name: 'bfloat16', round: (value) => roundTo('bfloat16', value), accumulate: Math.fround },
+  float16: { name: 'float16', round: (value) => roundedTo('float16', value), accumulate: Math.fround },
+  bfloat16: { name: 'bfloat16', round: (value) => roundedTo('bfloat16', value), accumulate: Math.fround },
 };
 
 export function arithmeticIn(dtype: FloatDType): Arithmetic {
@@ -57,15 +96,4 @@ export function sumOf(a: Arithmetic, n: number, term: (i: number) => number): nu
   let sum = 0;
   for (let i = 0; i < n; i++) sum = a.accumulate(sum + term(i));
   return a.round(sum);
-}
-
-const FRACTION_BITS: Record<FloatDType, number> = { float32: 23, float16: 10, bfloat16: 7 };
-const SMALLEST_EXPONENT: Record<FloatDType, number> = { float32: -126, float16: -14, bfloat16: -126 };
-
-/** The distance between neighbouring numbers of the dtype around `value`: one rounding step. */
-export function roundingStep(dtype: FloatDType, value: number): number {
-  const magnitude = Math.abs(value);
-  let exponent = magnitude > 0 ? Math.floor(Math.log2(magnitude)) : -Infinity;
-  if (2 ** exponent > magnitude) exponent--; // log2 may round up just below a power of two
-  return 2 ** (Math.max(exponent, SMALLEST_EXPONENT[dtype]) - FRACTION_BITS[dtype]);
 }

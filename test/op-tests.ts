@@ -2,8 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { add, cast, device as deviceNamed, mul, sum, tidy, type DeviceName, type Tensor } from '../lib/index.js';
-import { roundTo, type FloatDType } from '../lib/dtype.js';
-import { arithmeticIn, EXACT } from './arithmetic.js';
+import type { FloatDType } from '../lib/dtype.js';
+import { arithmeticIn, EXACT, roundedTo } from './arithmetic.js';
 import { derivative } from './central-differences.js';
 import type { Case } from './cases.js';
 import {
@@ -18,12 +18,18 @@ import { describeBackends, FLOAT_DTYPES, make } from './harness.js';
 import type { Input, NamedValues, OpSpec, Values } from './op-spec.js';
 import { Random } from './random.js';
 
-/** What a case should give in a dtype: the float64 truth, and what the plain formula makes of it in that dtype. */
+/** Values, or a number about them, for each output and each gradient. */
+interface Results<T> {
+  outputs: Record<string, T>;
+  gradients: Record<string, T>;
+}
+
+/** What a case should give in a dtype: the float64 truth, and how far from it the plain formula is in that dtype. */
 interface Expected {
   inputs: Record<string, Input>;
   dOut: NamedValues;
-  exact: { outputs: NamedValues; gradients: NamedValues };
-  plain: { outputs: NamedValues; gradients: NamedValues };
+  exact: Results<Values>;
+  plainError: Results<number>;
 }
 
 function mapValues<T, U>(record: Record<string, T>, fn: (value: T, name: string) => U): Record<string, U> {
@@ -36,10 +42,10 @@ function outputDType<C extends Case>(spec: OpSpec<C>, name: string, dtype: Float
   return spec.float32Outputs?.includes(name) ? 'float32' : dtype;
 }
 
-/** The inputs as tensors of the dtype hold them. */
-function inputsIn<C extends Case>(spec: OpSpec<C>, c: C, dtype: FloatDType): Record<string, Input> {
-  return mapValues(spec.inputs(c, new Random(`${spec.op} ${c.name}`)), (input) =>
-    input.dtype ? input : { ...input, values: input.values.map((value) => roundTo(dtype, value)) },
+/** The inputs as tensors of the dtype hold them; another `draw` gives other numbers. */
+function inputsIn<C extends Case>(spec: OpSpec<C>, c: C, dtype: FloatDType, draw = 0): Record<string, Input> {
+  return mapValues(spec.inputs(c, new Random(`${spec.op} ${c.name} ${draw || ''}`)), (input) =>
+    input.dtype ? input : { ...input, values: input.values.map((value) => roundedTo(dtype, value)) },
   );
 }
 
@@ -50,7 +56,7 @@ function plainResults<C extends Case>(
   inputs: NamedValues,
   dOut: NamedValues,
   dtype: FloatDType,
-): Expected['plain'] {
+): Results<Values> {
   const a = arithmeticIn(dtype);
   const outputs = spec.forward(a, inputs, c);
   if (dtype !== 'float32' && spec.float32Outputs) {
@@ -60,16 +66,42 @@ function plainResults<C extends Case>(
   return { outputs, gradients: spec.backward(a, inputs, dOut, c) };
 }
 
+function largestErrors(plain: Results<Values>, exact: Results<Values>): Results<number> {
+  const errors = (got: NamedValues, truth: NamedValues): Record<string, number> =>
+    mapValues(truth, (values, name) => largestError(got[name], values));
+  return { outputs: errors(plain.outputs, exact.outputs), gradients: errors(plain.gradients, exact.gradients) };
+}
+
+/** The largest of fewer errors than this says little: the plain formula may be exact on one number by chance. */
+const SAMPLES = 64;
+
 function expectedOf<C extends Case>(spec: OpSpec<C>, c: C, dtype: FloatDType): Expected {
-  const { inputs, dOut } = prepareCase(spec, c, dtype);
-  const values = valuesOf(inputs);
-  const outputs = spec.forward(EXACT, values, c);
-  return {
-    inputs,
-    dOut,
-    exact: { outputs, gradients: spec.backward(EXACT, values, dOut, c) },
-    plain: plainResults(spec, c, values, dOut, dtype),
+  const draw = (
+    index: number,
+  ): { inputs: Record<string, Input>; dOut: NamedValues; exact: Results<Values>; plain: Results<Values> } => {
+    const { inputs, dOut } = prepareCase(spec, c, dtype, index);
+    const values = valuesOf(inputs);
+    const exact = { outputs: spec.forward(EXACT, values, c), gradients: spec.backward(EXACT, values, dOut, c) };
+    return { inputs, dOut, exact, plain: plainResults(spec, c, values, dOut, dtype) };
   };
+  const { inputs, dOut, exact, plain } = draw(0);
+  const plainError = largestErrors(plain, exact);
+  // The error of a small result is measured on more numbers of the same kind, until there are enough of them.
+  const smallest = Math.min(
+    ...[exact.outputs, exact.gradients].flatMap((each) => Object.values(each).map((values) => values.length)),
+  );
+  for (let index = 1; index * smallest < SAMPLES; index++) {
+    const more = draw(index);
+    const errors = largestErrors(more.plain, more.exact);
+    for (const kind of ['outputs', 'gradients'] as const) {
+      for (const [name, error] of Object.entries(errors[kind])) {
+        // Only as many as are needed: a result of 64 elements is judged by these alone.
+        if (index * exact[kind][name].length < SAMPLES)
+          plainError[kind][name] = Math.max(plainError[kind][name], error);
+      }
+    }
+  }
+  return { inputs, dOut, exact, plainError };
 }
 
 /** Expectations are the same for every backend: each is worked out once. */
@@ -86,11 +118,12 @@ export function prepareCase<C extends Case>(
   spec: OpSpec<C>,
   c: C,
   dtype: FloatDType,
+  draw = 0,
 ): Pick<Expected, 'inputs' | 'dOut'> {
-  const inputs = inputsIn(spec, c, dtype);
-  const random = new Random(`${spec.op} ${c.name} dOut`);
+  const inputs = inputsIn(spec, c, dtype, draw);
+  const random = new Random(`${spec.op} ${c.name} dOut ${draw || ''}`);
   const dOut = mapValues(spec.forward(EXACT, valuesOf(inputs), c), (out, name) =>
-    random.normals(out.length).map((value) => roundTo(outputDType(spec, name, dtype), value)),
+    random.normals(out.length).map((value) => roundedTo(outputDType(spec, name, dtype), value)),
   );
   return { inputs, dOut };
 }
@@ -159,7 +192,7 @@ async function check<C extends Case>(
   device: DeviceName,
   expected: Expected,
 ): Promise<void> {
-  const { inputs, dOut, exact, plain } = expected;
+  const { inputs, dOut, exact, plainError } = expected;
   const { outputs, gradients } = await runOnDevice(spec, c, dtype, device, inputs, dOut);
   expect(Object.keys(outputs).sort()).toEqual(Object.keys(exact.outputs).sort());
   for (const [name, { values, tensor }] of Object.entries(outputs)) {
@@ -171,7 +204,7 @@ async function check<C extends Case>(
       shape: tensor.shape,
     };
     if (spec.cases.tolerance !== 'rounded') expectCorrectlyRounded(comparison);
-    else expectWithinTolerance({ ...comparison, plain: plain.outputs[name], factor: FORWARD_FACTOR });
+    else expectWithinTolerance({ ...comparison, plainError: plainError.outputs[name], factor: FORWARD_FACTOR });
   }
   expect(Object.keys(gradients).sort()).toEqual(Object.keys(exact.gradients).sort());
   for (const [name, got] of Object.entries(gradients)) {
@@ -179,7 +212,7 @@ async function check<C extends Case>(
       name: `d${name}`,
       got,
       exact: exact.gradients[name],
-      plain: plain.gradients[name],
+      plainError: plainError.gradients[name],
       factor: GRADIENT_FACTOR,
       dtype,
       shape: inputs[name].shape,
@@ -269,7 +302,7 @@ function goldenOf<C extends Case>(
 ): Expected {
   const file = readFixture(fixture);
   const entry = (name: string): FixtureTensor | undefined => file[names[name] ?? name];
-  const round = (to: FloatDType, values: Values): Values => values.map((value) => roundTo(to, value));
+  const round = (to: FloatDType, values: Values): Values => values.map((value) => roundedTo(to, value));
   const inputs = mapValues(spec.inputs(c, new Random(c.name)), (input, name) => {
     const found = entry(name) as FixtureTensor;
     return { ...input, shape: found.shape, values: input.dtype ? found.values : round(dtype, found.values) };
@@ -283,29 +316,35 @@ function goldenOf<C extends Case>(
   const gradients: NamedValues = {};
   for (const [name, input] of Object.entries(inputs))
     if (!input.dtype) gradients[name] = file[`d${names[name] ?? name}`].values;
-  return { inputs, dOut, exact: { outputs, gradients }, plain: plainResults(spec, c, valuesOf(inputs), dOut, dtype) };
+  const exact = { outputs, gradients };
+  return {
+    inputs,
+    dOut,
+    exact,
+    plainError: largestErrors(plainResults(spec, c, valuesOf(inputs), dOut, dtype), exact),
+  };
 }
 
 /** Compares with the numbers of PyTorch and Transformers, on every backend and float dtype; and first the plain formula itself. */
 export function describeGolden<C extends Case>(spec: OpSpec<C>, goldens: readonly GoldenCase<C>[]): void {
   describe(`${spec.op}, golden`, () => {
     test.each(goldens)('the plain formula gives $fixture', (golden) => {
-      const { inputs, dOut, exact, plain } = goldenOf(spec, golden, 'float32');
+      const { inputs, dOut, exact, plainError } = goldenOf(spec, golden, 'float32');
       const values = valuesOf(inputs);
       // Where the formula itself rounds to float32, the function without it is what float64 can be compared with.
       const outputs = spec.straightThrough?.(values, values, golden.c) ?? spec.forward(EXACT, values, golden.c);
       const gradients = spec.backward(EXACT, values, dOut, golden.c);
       const float32 = golden.computedIn === 'float32';
-      for (const [got, wanted, alike] of [
-        [outputs, exact.outputs, plain.outputs],
-        [gradients, exact.gradients, plain.gradients],
+      for (const [got, wanted, errors] of [
+        [outputs, exact.outputs, plainError.outputs],
+        [gradients, exact.gradients, plainError.gradients],
       ]) {
         for (const [name, values] of Object.entries(wanted)) {
           const comparison = {
             name,
             got: got[name],
             exact: values,
-            plain: alike[name],
+            plainError: errors[name],
             dtype: 'float32',
             shape: [values.length],
           } as const;

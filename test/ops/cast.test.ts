@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { cast, OptionError, type Tensor } from '../../lib/index.js';
-import { DTYPES, roundTo, type DType } from '../../lib/dtype.js';
+import { decode, DTYPES, roundTo, type DType } from '../../lib/dtype.js';
+import { roundedTo } from '../arithmetic.js';
 import { expectIdentical } from '../compare.js';
 import { describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
 import { Random } from '../random.js';
@@ -53,18 +54,39 @@ const EDGES = [
   NaN,
 ];
 
+describe('the rounding that tensors are filled with', () => {
+  test.each(['float16', 'bfloat16'] as const)('%s: every number, every midpoint, and both sides of it', (dtype) => {
+    const bits = new Uint16Array(65536).map((_, i) => i);
+    const numbers = decode(dtype, new Uint8Array(bits.buffer));
+    let wrong = 0;
+    for (let i = 0; i < 65536; i++) {
+      const value = numbers[i];
+      const step = dtype === 'float16' ? 2 ** -11 : 2 ** -8;
+      // Midpoints lie half a step off; float32 holds them and their neighbours.
+      for (const near of [value, value * (1 + step), value * (1 + step * 1.001), value * (1 + step * 0.999)].map(
+        Math.fround,
+      )) {
+        if (!Object.is(roundTo(dtype, near), roundedTo(dtype, near))) wrong++;
+      }
+    }
+    expect(wrong).toBe(0);
+  });
+});
+
 describe('cast', () => {
   describeBackends((device) => {
     const pairs = DTYPES.flatMap((from) => DTYPES.map((to): [DType, DType] => [from, to]));
     test.each(pairs)('%s to %s', async (from, to) => {
       // Enough numbers that whole vectors and their remainders are covered.
-      const values = [...EDGES, ...new Random(`${from} ${to}`).normals(129, 100)].map((value) => roundTo(from, value));
+      const values = [...EDGES, ...new Random(`${from} ${to}`).normals(129, 100)].map((value) =>
+        roundedTo(from, value),
+      );
       const result = cast(make(device, from, [values.length], values), to);
       expect([result.shape, result.dtype]).toEqual([[values.length], to]);
       expectIdentical(
         'cast',
         await result.data(),
-        values.map((value) => roundTo(to, value)),
+        values.map((value) => roundedTo(to, value)),
         result.shape,
       );
     });

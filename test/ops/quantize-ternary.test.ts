@@ -11,7 +11,7 @@ import {
   TernaryTensor,
   type Tensor,
 } from '../../lib/index.js';
-import { roundTo } from '../../lib/dtype.js';
+import { roundedTo } from '../arithmetic.js';
 import { quantizeActivations } from '../../lib/ops/ternary-matmul.js';
 import { quantizeCases } from '../cases.js';
 import { expectIdentical } from '../compare.js';
@@ -41,7 +41,7 @@ describe('quantizeTernary', () => {
   describeBackends((device) => {
     describe.each(FLOAT_DTYPES)('%s', (dtype) => {
       test.each(quantizeCases.cases)('codes and scale to the bit: $name', async (c) => {
-        const values = inputOf(c).map((value) => roundTo(dtype, value));
+        const values = inputOf(c).map((value) => roundedTo(dtype, value));
         const expected = ternaryOf(values);
         using result = quantizeTernary(make(device, dtype, [c.rows, c.cols], values));
         expect([result.shape, result.packed.shape, result.scale.shape]).toEqual([
@@ -77,6 +77,16 @@ describe('quantizeTernary', () => {
     test('hand-computed: unused bits of a row hold code 1', async () => {
       using result = quantizeTernary(make(device, 'float32', [2, 5], [1, 1, 1, 1, 1, -1, -1, -1, -1, -1]));
       expect([...(await result.packed.data())]).toEqual([0b10101010, 0b01010110, 0b00000000, 0b01010100]);
+    });
+
+    test('hand-computed: the weight is multiplied by the rounded reciprocal, not divided', async () => {
+      // One rounding step above half the scale: the quotient is above a half, the product with 1/scale rounds to a half, and that to 0.
+      const [least, other, scale] = [0.6406250596046448, 1.4947916269302368, 1.28125];
+      expect(Math.fround(least / scale)).toBeGreaterThan(0.5);
+      expect(Math.fround(least * Math.fround(1 / scale))).toBe(0.5);
+      using result = quantizeTernary(make(device, 'float32', [1, 4], [least, other, -other, -other]));
+      expect(await result.scale.item()).toBe(scale);
+      expect([...(await result.trits())]).toEqual([0, 1, -1, -1]);
     });
 
     test('all zeros: the scale is its smallest value and every trit 0', async () => {
@@ -146,7 +156,7 @@ describe('dequantizeTernary', () => {
           const result = dequantizeTernary(weight, { dtype });
           expect([result.shape, result.dtype]).toEqual([[rows, cols], dtype]);
           const expected = trits.map(
-            (trit, i) => roundTo(dtype, trit * scales[scales.length === 1 ? 0 : Math.floor(i / cols)]) + 0,
+            (trit, i) => roundedTo(dtype, trit * scales[scales.length === 1 ? 0 : Math.floor(i / cols)]) + 0,
           );
           expectIdentical(
             'dequantized',
@@ -205,7 +215,7 @@ describe('the rounding of activations', () => {
   describeBackends((device) => {
     describe.each(FLOAT_DTYPES)('%s', (dtype) => {
       test.each(quantizeCases.cases)('codes and scales to the bit: $name', async (c) => {
-        const values = inputOf(c).map((value) => roundTo(dtype, value));
+        const values = inputOf(c).map((value) => roundedTo(dtype, value));
         const expected = int8Of(values, c.cols);
         const { codes, scales } = await rounded(make(device, dtype, [c.rows, c.cols], values), c.rows, c.cols);
         expectIdentical('codes', codes, expected.codes, [c.rows, c.cols]);
