@@ -12,6 +12,7 @@ import {
   expectWithinTolerance,
   FORWARD_FACTOR,
   GRADIENT_FACTOR,
+  largestError,
 } from './compare.js';
 import { readFixture, type FixtureTensor } from './fixture.js';
 import { describeBackends, FLOAT_DTYPES, make } from './harness.js';
@@ -335,23 +336,19 @@ export function describeGolden<C extends Case>(spec: OpSpec<C>, goldens: readonl
       const outputs = spec.straightThrough?.(values, values, golden.c) ?? spec.forward(EXACT, values, golden.c);
       const gradients = spec.backward(EXACT, values, dOut, golden.c);
       const float32 = golden.computedIn === 'float32';
-      for (const [got, wanted, errors] of [
-        [outputs, exact.outputs, plainError.outputs],
-        [gradients, exact.gradients, plainError.gradients],
-      ]) {
+      const compare = (got: NamedValues, wanted: NamedValues, errors: Record<string, number>): void => {
         for (const [name, values] of Object.entries(wanted)) {
-          const comparison = {
-            name,
-            got: got[name],
-            exact: values,
-            plainError: errors[name],
-            dtype: 'float32',
-            shape: [values.length],
-          } as const;
-          if (float32) expectWithinTolerance({ ...comparison, factor: FORWARD_FACTOR });
-          else expectSameFloat64(name, got[name], values);
+          if (float32) {
+            const shape = [values.length];
+            const tolerance = { plainError: errors[name], factor: FORWARD_FACTOR, dtype: 'float32' } as const;
+            expectWithinTolerance({ name, got: got[name], exact: values, shape, ...tolerance });
+          } else {
+            expectSameFloat64(name, got[name], values);
+          }
         }
-      }
+      };
+      compare(outputs, exact.outputs, plainError.outputs);
+      compare(gradients, exact.gradients, plainError.gradients);
     });
     const expected = Object.fromEntries(
       FLOAT_DTYPES.map((dtype) => [dtype, memoize((golden: GoldenCase<C>) => goldenOf(spec, golden, dtype))]),

@@ -87,7 +87,7 @@ describe('a file that is not well formed is refused with its place', () => {
   ];
   test.each(cases)('%s', async (_, makeFile, message) => {
     const file = makeFile();
-    const before = memory().reference;
+    const before = memory().reference.bytes;
     const error = await readSafetensors(file, { device: 'reference' }).then(
       () => null,
       (caught: unknown) => caught,
@@ -95,6 +95,6 @@ describe('a file that is not well formed is refused with its place', () => {
     expect(error).toBeInstanceOf(FormatError);
     expect((error as FormatError).message).toContain(message);
     expect((error as FormatError).file).toBe(file);
-    expect(memory().reference).toEqual(before);
+    expect(memory().reference.bytes).toBeLessThanOrEqual(before); // the collector may have freed more
   });
 });
