@@ -99,14 +99,18 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
         callback.BlockingCall(failure, [delivered](Napi::Env env, Napi::Function done, Failure* found) {
           *delivered = true;
           const std::unique_ptr<Failure> owned(found);
-          if (!*owned) {
-            done.Call({env.Null()});
-            return;
+          try {
+            if (!*owned) {
+              done.Call({env.Null()});
+              return;
+            }
+            Napi::Object object = Napi::Object::New(env);
+            object.Set("op", owned->op);
+            object.Set("message", owned->message);
+            done.Call({object});
+          } catch (const Napi::Error&) {
+            // `done` itself throws nothing: the JavaScript thread is being terminated, and nobody waits any more.
           }
-          Napi::Object object = Napi::Object::New(env);
-          object.Set("op", owned->op);
-          object.Set("message", owned->message);
-          done.Call({object});
         });
     if (status != napi_ok) delete failure;
     callback.Release();
