@@ -37,7 +37,15 @@ function expectClose(name: string, actual: number, expected: number, bound: numb
 }
 
 /** Compares random entries of a matrix product with float64 sums; the bound is the worst rounding error of a float32 sum of k terms. */
-async function checkProduct(name: string, x: Tensor, weight: ArrayLike<number>, out: Tensor, m: number, n: number, k: number): Promise<void> {
+async function checkProduct(
+  name: string,
+  x: Tensor,
+  weight: ArrayLike<number>,
+  out: Tensor,
+  m: number,
+  n: number,
+  k: number,
+): Promise<void> {
   const [left, result] = [await x.data(), await out.data()];
   const random = new Generator(3);
   for (let sample = 0; sample < SAMPLES; sample++) {
@@ -149,7 +157,8 @@ function bitLinearStepCase(m: number, n: number, k: number): NamedCase {
           const [trits, scale] = [await packed.trits(), await packed.scale.item()];
           packed.dispose();
           const columns = new Float64Array(k * n);
-          for (let row = 0; row < n; row++) for (let col = 0; col < k; col++) columns[col * n + row] = trits[row * k + col] * scale;
+          for (let row = 0; row < n; row++)
+            for (let col = 0; col < k; col++) columns[col * n + row] = trits[row * k + col] * scale;
           await checkProduct(name, dOut, columns, x.grad as Tensor, m, k, n);
           clear();
         },
@@ -185,7 +194,14 @@ function attentionOperations({ batch, queries, keys, heads, headDim, causal }: A
   return 4 * batch * heads * headDim * pairs;
 }
 
-async function checkAttention(name: string, size: AttentionSize, q: Tensor, k: Tensor, v: Tensor, out: Tensor): Promise<void> {
+async function checkAttention(
+  name: string,
+  size: AttentionSize,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  out: Tensor,
+): Promise<void> {
   const { batch, queries, keys, heads, keyHeads, headDim, causal } = size;
   const [qs, ks, vs, result] = [await q.data(), await k.data(), await v.data(), await out.data()];
   const random = new Generator(3);
@@ -206,7 +222,9 @@ async function checkAttention(name: string, size: AttentionSize, q: Tensor, k: T
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     for (let d = 0; d < headDim; d++) {
       let expected = 0;
-      weights.forEach((weight, j) => (expected += (weight / total) * vs[((b * keys + j) * keyHeads + g) * headDim + d]));
+      weights.forEach(
+        (weight, j) => (expected += (weight / total) * vs[((b * keys + j) * keyHeads + g) * headDim + d]),
+      );
       expectClose(name, result[((b * queries + i) * heads + h) * headDim + d], expected, 1e-5);
     }
   }

@@ -49,7 +49,9 @@ async function main(): Promise<void> {
   const all = getThreads();
   const peak = native.fmaPeak(0.3);
   const model = cpus()[0].model;
-  console.log(`${model}, ${native.isa}, ${all} threads; float32 multiply-add ceiling ${(peak.oneThread / 1e9).toFixed(0)} GFLOP/s on one, ${(peak.allThreads / 1e9).toFixed(0)} on all`);
+  console.log(
+    `${model}, ${native.isa}, ${all} threads; float32 multiply-add ceiling ${(peak.oneThread / 1e9).toFixed(0)} GFLOP/s on one, ${(peak.allThreads / 1e9).toFixed(0)} on all`,
+  );
   const results: Result[] = [];
   for (const make of benchCases()) {
     if (filters.length > 0 && !filters.some((filter) => make.name.includes(filter))) continue;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// The table of exported names. Every JavaScript thread that loads the addon gets an Addon of its own: its own stream and
-// memory; the thread pool is shared.
+// The table of exported names. Every JavaScript thread that loads the addon gets an Addon of its own: its own stream
+// and memory; the thread pool is shared.
 
 #include <napi.h>
 
@@ -61,10 +61,12 @@ void write(const Napi::CallbackInfo& info) {
   void* data = block_of(info, source.ByteLength()).data;
   // The caller may change its bytes as soon as this returns, and ops that use the buffer may be queued.
   auto staged = std::make_shared<std::vector<uint8_t>>(source.Data(), source.Data() + source.ByteLength());
-  addon_of(info).stream->enqueue("write", [data, staged](Stream&) { std::memcpy(data, staged->data(), staged->size()); });
+  addon_of(info).stream->enqueue("write",
+                                 [data, staged](Stream&) { std::memcpy(data, staged->data(), staged->size()); });
 }
 
-// A callback that waits for the stream, and what keeps its destination alive. Made and destroyed on the JavaScript thread.
+// A callback that waits for the stream, and what keeps its destination alive. Made and destroyed on the JavaScript
+// thread.
 struct Waiter {
   std::shared_ptr<Stream> stream;
   Napi::Reference<Napi::Uint8Array> destination;
@@ -83,14 +85,15 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
     target = array.Data();
     bytes = array.ByteLength();
   }
-  auto callback = Napi::ThreadSafeFunction::New(info.Env(), done, "ternflash", 0, 1, waiter,
-                                                [](Napi::Env, void*, Waiter* ended) {
-                                                  // The thread is ending with the read still queued: it must not run
-                                                  // once the destination is gone.
-                                                  if (!*ended->delivered) ended->stream->shutdown();
-                                                  delete ended;
-                                                },
-                                                static_cast<void*>(nullptr));
+  auto callback = Napi::ThreadSafeFunction::New(
+      info.Env(), done, "ternflash", 0, 1, waiter,
+      [](Napi::Env, void*, Waiter* ended) {
+        // The thread is ending with the read still queued: it must not run
+        // once the destination is gone.
+        if (!*ended->delivered) ended->stream->shutdown();
+        delete ended;
+      },
+      static_cast<void*>(nullptr));
   auto delivered = waiter->delivered;
   addon.stream->enqueue(op, [callback, delivered, target, source, bytes](Stream& stream) mutable {
     if (bytes > 0) std::memcpy(target, source, bytes);
@@ -126,13 +129,14 @@ void synchronize(const Napi::CallbackInfo& info) {
   when_done(info, "synchronize", info[0].As<Napi::Function>(), info.Env().Null(), nullptr);
 }
 
-template <class Params, void (*cpu::Kernels::* KERNEL)(const Params&, cpu::Context&)>
+template <class Params, void (*cpu::Kernels::*KERNEL)(const Params&, cpu::Context&)>
 void call_op(const Napi::CallbackInfo& info) {
   Addon& addon = addon_of(info);
   const char* name = static_cast<const char*>(info.Data());
   Call<Params> call{};
   read(Args(addon.allocator, name, info[0].As<Napi::Object>()), call);
-  addon.stream->enqueue(name, [call = std::move(call)](Stream& stream) { (cpu::kernels().*KERNEL)(call.params, stream); });
+  addon.stream->enqueue(name,
+                        [call = std::move(call)](Stream& stream) { (cpu::kernels().*KERNEL)(call.params, stream); });
 }
 
 Napi::Value threads(const Napi::CallbackInfo& info) {

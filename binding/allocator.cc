@@ -17,7 +17,8 @@ constexpr size_t GUARD_BYTES = 64;
 constexpr uint8_t GUARD_VALUE = 0xa5;
 constexpr size_t LARGE_BYTES = size_t(64) << 20;
 
-// Classes an eighth of a power of two apart, so that at most 12.5 % is wasted and sizes that differ a little share a class.
+// Classes an eighth of a power of two apart, so that at most 12.5 % is wasted and sizes that differ a little share a
+// class.
 size_t size_class(size_t bytes) {
   size_t power = 512;
   while (power < bytes / 2) power *= 2;

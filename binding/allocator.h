@@ -45,9 +45,9 @@ class Allocator {
   void release(void* data);
 
   std::shared_ptr<Stream> stream_;
-  std::vector<Block> blocks_;                          // by number
-  std::vector<uint32_t> unused_;                       // numbers to give out again
-  std::map<size_t, std::vector<void*>> kept_;          // by capacity
+  std::vector<Block> blocks_;                  // by number
+  std::vector<uint32_t> unused_;               // numbers to give out again
+  std::map<size_t, std::vector<void*>> kept_;  // by capacity
   size_t kept_bytes_ = 0;
   size_t live_bytes_ = 0;
   size_t peak_bytes_ = 0;

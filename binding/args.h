@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Reads the JavaScript object an op is called with. Values were validated in TypeScript; here only what would make a kernel
-// touch memory that is not its own is looked at again.
+// Reads the JavaScript object an op is called with. Values were validated in TypeScript; here only what would make a
+// kernel touch memory that is not its own is looked at again.
 
 #ifndef TERNFLASH_BINDING_ARGS_H_
 #define TERNFLASH_BINDING_ARGS_H_

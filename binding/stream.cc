@@ -89,7 +89,9 @@ void Stream::parallel_for(int64_t tasks, void (*body)(void*, int64_t, int), void
   if (tasks > 0) pool_->run(tasks, body, state);
 }
 
-void* Stream::thread_scratch(int thread, size_t bytes) { return thread_scratch_[static_cast<size_t>(thread)].grow(bytes); }
+void* Stream::thread_scratch(int thread, size_t bytes) {
+  return thread_scratch_[static_cast<size_t>(thread)].grow(bytes);
+}
 
 void* Stream::shared_scratch(size_t bytes) { return shared_scratch_.grow(bytes); }
 

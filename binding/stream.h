@@ -36,7 +36,8 @@ class Stream final : public cpu::Context {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Queues a task. `op` names it in a failure and must outlive the stream (a literal). After shutdown() nothing is queued.
+  // Queues a task. `op` names it in a failure and must outlive the stream (a literal). After shutdown() nothing is
+  // queued.
   void enqueue(const char* op, std::function<void(Stream&)> task);
 
   // Waits until everything queued so far has run.

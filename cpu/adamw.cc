@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 //
 // AdamW (Loshchilov and Hutter, 2019, algorithm 2, with PyTorch's order of operations) over all parameters in one pass:
-//   p -= lr wd p;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+//   p -= lr wd p;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t)
+//   + eps)
 // Parameters and gradients in any float dtype, moments in float32. Tasks are runs of GRAIN elements of one parameter.
 
 #include "kernels.h"

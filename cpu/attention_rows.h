@@ -104,8 +104,8 @@ TERNFLASH_INLINE void prefetch_rows(const Tensor& tensor, int64_t head_dim, int6
 
 // Rows to tile[i][d]. start(i) is where row i begins in the tensor.
 template <class RowStart>
-TERNFLASH_INLINE void load_tile(const Tensor& tensor, int64_t head_dim, int64_t count, const RowStart& start, float scale,
-                                float* tile) {
+TERNFLASH_INLINE void load_tile(const Tensor& tensor, int64_t head_dim, int64_t count, const RowStart& start,
+                                float scale, float* tile) {
   for (int64_t i = 0; i < count; i++) load_row(tensor, start(i), head_dim, scale, tile + i * ROW_STRIDE);
 }
 

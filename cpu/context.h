@@ -18,8 +18,8 @@ class Context {
   virtual int threads() const = 0;
 
   // Calls body(state, task, thread) once for every task in [0, tasks), thread in [0, threads()); returns when all are
-  // done. Tasks are handed out in ascending order to whichever thread is free, so nothing may depend on which thread ran
-  // a task.
+  // done. Tasks are handed out in ascending order to whichever thread is free, so nothing may depend on which thread
+  // ran a task.
   virtual void parallel_for(int64_t tasks, void (*body)(void* state, int64_t task, int thread), void* state) = 0;
 
   // 64-byte aligned memory that stays until the op returns. Each thread has one block, and there is one shared block; a

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Softmax cross entropy over rows of logits [M, V]: loss of a row = lse - logits[target], lse = log(sum(exp(logits))); gradient
-// (softmax - onehot) d_loss, divided by the number of rows that count for the mean. Tasks are spans of rows; the rows'
-// losses are added in order in float64.
+// Softmax cross entropy over rows of logits [M, V]: loss of a row = lse - logits[target], lse = log(sum(exp(logits)));
+// gradient (softmax - onehot) d_loss, divided by the number of rows that count for the mean. Tasks are spans of rows;
+// the rows' losses are added in order in float64.
 
 #include <stdio.h>
 
@@ -83,7 +83,8 @@ void cross_entropy(const CrossEntropyParams& p, Context& context) {
     for (int64_t row = begin; row < end; row++) {
       const Exponentials row_sum = exponentials(p.logits, row, p.cols, x);
       const double row_lse = double(row_sum.largest) + __builtin_log(row_sum.sum);
-      losses[row] = targets[row] == p.ignore_index ? 0.0 : row_lse - double(logit_at(p.logits, row * p.cols + targets[row]));
+      losses[row] =
+          targets[row] == p.ignore_index ? 0.0 : row_lse - double(logit_at(p.logits, row * p.cols + targets[row]));
     }
   });
   double total = 0;

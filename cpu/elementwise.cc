@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Ops that treat each element by itself, and the permutation of axes. Memory-bound: tasks are runs of about GRAIN elements.
+// Ops that treat each element by itself, and the permutation of axes. Memory-bound: tasks are runs of about GRAIN
+// elements.
 
 #include "kernels.h"
 #include "simd.h"
@@ -50,8 +51,8 @@ TERNFLASH_INLINE void store_integer(const Tensor& tensor, int64_t i, double valu
     static_cast<int32_t*>(tensor.data)[i] = integer;
 }
 
-// int32 to a 16-bit float goes through float32 only where that is exact; else the double is rounded to odd first, so that
-// the second rounding cannot tie wrongly.
+// int32 to a 16-bit float goes through float32 only where that is exact; else the double is rounded to odd first, so
+// that the second rounding cannot tie wrongly.
 TERNFLASH_INLINE float integer_to_float(double value, DType target) {
   const float nearest = float(value);
   if (target == DType::FLOAT32 || double(nearest) == value) return nearest;
@@ -104,8 +105,8 @@ TERNFLASH_INLINE void copy_rows(const Permutation& p, const T* x, T* out, int64_
   });
 }
 
-// Else tiles of the axis that is dense in x and the one that is dense in out. A tile passes through a buffer, so that on both
-// sides whole cache lines are touched once, whatever the strides.
+// Else tiles of the axis that is dense in x and the one that is dense in out. A tile passes through a buffer, so that
+// on both sides whole cache lines are touched once, whatever the strides.
 template <class T>
 TERNFLASH_INLINE void copy_tiles(const Permutation& p, const T* x, T* out, Context& context) {
   constexpr int64_t TILE = 32;
@@ -168,8 +169,9 @@ TERNFLASH_INLINE void combine_run(BinaryKind kind, const float* a, int64_t a_ste
 }
 
 template <class T>
-TERNFLASH_INLINE void combine_integers(BinaryKind kind, const Tensor& a, int64_t a_start, int64_t a_step, const Tensor& b,
-                                       int64_t b_start, int64_t b_step, const Tensor& out, int64_t start, int64_t count) {
+TERNFLASH_INLINE void combine_integers(BinaryKind kind, const Tensor& a, int64_t a_start, int64_t a_step,
+                                       const Tensor& b, int64_t b_start, int64_t b_step, const Tensor& out,
+                                       int64_t start, int64_t count) {
   const T* left = static_cast<const T*>(a.data) + a_start;
   const T* right = static_cast<const T*>(b.data) + b_start;
   T* target = static_cast<T*>(out.data) + start;
@@ -180,7 +182,8 @@ TERNFLASH_INLINE void combine_integers(BinaryKind kind, const Tensor& a, int64_t
 }
 
 // The elements of a run for combine_run, converted to float32 where needed; a step other than 0 and 1 is gathered.
-TERNFLASH_INLINE const float* operand_run(const Tensor& tensor, int64_t start, int64_t step, int64_t count, float* buffer) {
+TERNFLASH_INLINE const float* operand_run(const Tensor& tensor, int64_t start, int64_t step, int64_t count,
+                                          float* buffer) {
   if (step == 1) return as_floats(tensor, start, count, buffer);
   if (step == 0) return as_floats(tensor, start, 1, buffer);
   for (int64_t i = 0; i < count; i++) load_floats(tensor, start + i * step, 1, buffer + i);

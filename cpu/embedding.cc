@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Rows of a table, out[i] = weight[ids[i]], and the gradient, d_weight[v] = sum of d_out[i] over the i with ids[i] = v. weight
-// [V, K], ids [M], out [M, K]. For the gradient the places of each id are listed first; tasks are spans of the table's
-// rows and columns, which add up the listed rows in ascending order in float64.
+// Rows of a table, out[i] = weight[ids[i]], and the gradient, d_weight[v] = sum of d_out[i] over the i with ids[i] = v.
+// weight [V, K], ids [M], out [M, K]. For the gradient the places of each id are listed first; tasks are spans of the
+// table's rows and columns, which add up the listed rows in ascending order in float64.
 
 #include <stdio.h>
 

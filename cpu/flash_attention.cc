@@ -33,8 +33,8 @@ namespace {
 using ternflash::AttentionShape;
 using ternflash::FlashAttentionParams;
 
-// Multiples of BLOCK_ROWS and of the lanes. Chosen on a Zen 4 server (32 KB of L1, 1 MB of L2) from a few noisy runs: each
-// tile of keys is copied once per ROWS rows, and 96 was slower than 192.
+// Multiples of BLOCK_ROWS and of the lanes. Chosen on a Zen 4 server (32 KB of L1, 1 MB of L2) from a few noisy runs:
+// each tile of keys is copied once per ROWS rows, and 96 was slower than 192.
 constexpr int ROWS = 192;
 constexpr int KEYS = 48;
 constexpr int SPLIT_KEYS = 4 * KEYS;
@@ -142,7 +142,8 @@ static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys,
     // Both limits rise with the row: the first and last lane tell what all lanes see, and what any lane sees.
     const int64_t begin = max64(scratch.first_key[lane_begin] - key_begin, 0);
     const int64_t end = max64(begin, min64(scratch.end_key[lane_end - 1] - key_begin, keys));
-    const bool masked = scratch.first_key[lane_end - 1] > key_begin + begin || scratch.end_key[lane_begin] < key_begin + end;
+    const bool masked =
+        scratch.first_key[lane_end - 1] > key_begin + begin || scratch.end_key[lane_begin] < key_begin + end;
     tile_gemm<ROW_STRIDE, 1>({end - begin, vector_end - vector, head_dim, scratch.k + begin * ROW_STRIDE,
                               scratch.q + lane_begin, ROWS, scratch.p + begin * ROWS + lane_begin, ROWS, Start::ZERO,
                               nullptr});
@@ -300,8 +301,8 @@ static void attend_few_rows(const FlashAttentionParams& params, int64_t batch, i
   }
 }
 
-static void finish_row(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, float maximum, float sum,
-                       float* out) {
+static void finish_row(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, float maximum,
+                       float sum, float* out) {
   const int64_t head_dim = params.shape.head_dim;
   const bool sees_a_key = maximum != -INFINITE;
   const float factor = sees_a_key ? 1.0f / sum : 0.0f;
@@ -311,8 +312,8 @@ static void finish_row(const FlashAttentionParams& params, const AttentionRows& 
 }
 
 // The results of a row's splits: maximum, sum, out not yet divided by the sum.
-static void merge_splits(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, const float* partial,
-                         int64_t splits, int64_t split_stride) {
+static void merge_splits(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row,
+                         const float* partial, int64_t splits, int64_t split_stride) {
   const int64_t head_dim = params.shape.head_dim;
   float maximum = -INFINITE;
   for (int64_t split = 0; split < splits; split++) {
@@ -360,7 +361,9 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
   const int64_t pairs = shape.batch * shape.key_heads;
   const int64_t split_stride = shape.batch * shape.heads * shape.queries * (2 + shape.head_dim);
   float* partials = splits > 1 ? shared_scratch<float>(context, splits * split_stride) : nullptr;
-  const auto split_end = [&](int64_t split) { return splits == 1 ? shape.keys : min64((split + 1) * SPLIT_KEYS, shape.keys); };
+  const auto split_end = [&](int64_t split) {
+    return splits == 1 ? shape.keys : min64((split + 1) * SPLIT_KEYS, shape.keys);
+  };
 
   if (max_rows <= FEW_ROWS && shape.heads * shape.queries <= ROWS && shape.keys > MANY_KEYS) {
     parallel_for(context, splits * shape.batch, [&](int64_t task, int thread) {

@@ -133,7 +133,8 @@ static void step(const TilePair& pair, int64_t head_dim, Scratch& scratch) {
       const int64_t vectors = (lane_end - lane_begin) / LANES;
       const int64_t offset = range.begin * STAYING + lane_begin;
       tile_gemm<ROW_STRIDE, 1>({range.end - range.begin, vectors, head_dim, scratch.moving_a + range.begin * ROW_STRIDE,
-                                scratch.staying_a + lane_begin, STAYING, scratch.p + offset, STAYING, Start::ZERO, nullptr});
+                                scratch.staying_a + lane_begin, STAYING, scratch.p + offset, STAYING, Start::ZERO,
+                                nullptr});
       tile_gemm<ROW_STRIDE, 1>({range.end - range.begin, vectors, head_dim, scratch.moving_b + range.begin * ROW_STRIDE,
                                 scratch.staying_b + lane_begin, STAYING, scratch.d_s + offset, STAYING, Start::ZERO,
                                 nullptr});
@@ -161,9 +162,16 @@ static void step(const TilePair& pair, int64_t head_dim, Scratch& scratch) {
     const int64_t end = min64(i + BLOCK_ROWS, staying);
     const Range range = visible_moving<ROWS_MOVE>(pair, i, end);
     if (range.begin == range.end) continue;
-    TileGemm gemm{end - i, width, range.end - range.begin, scratch.d_s + range.begin * STAYING + i,
-                  scratch.moving_a + range.begin * ROW_STRIDE, ROW_STRIDE, scratch.gradient_a + i * ROW_STRIDE, ROW_STRIDE,
-                  Start::C, nullptr};
+    TileGemm gemm{end - i,
+                  width,
+                  range.end - range.begin,
+                  scratch.d_s + range.begin * STAYING + i,
+                  scratch.moving_a + range.begin * ROW_STRIDE,
+                  ROW_STRIDE,
+                  scratch.gradient_a + i * ROW_STRIDE,
+                  ROW_STRIDE,
+                  Start::C,
+                  nullptr};
     tile_gemm<1, STAYING>(gemm);
     if (!ROWS_MOVE) continue;
     gemm.a = scratch.p + range.begin * STAYING + i;
@@ -179,12 +187,13 @@ static void add_query_gradient(const TilePair& pair, int64_t head_dim, float* d_
     const int64_t count = min64(BLOCK_ROWS, pair.row_count - i);
     for (int64_t key = 0; key < pair.key_count; key += MOVING) {
       const int64_t keys = min64(MOVING, pair.key_count - key);
-      const Range range = visible_moving<false>({pair.rows, pair.row_begin + i, count, pair.key_begin + key, keys}, 0, count);
+      const Range range =
+          visible_moving<false>({pair.rows, pair.row_begin + i, count, pair.key_begin + key, keys}, 0, count);
       if (range.begin == range.end) continue;
       tile_gemm<STAYING, 1>({count, ceil_div(head_dim, LANES), range.end - range.begin,
                              scratch.d_s + i * STAYING + key + range.begin,
-                             scratch.keys + (key + range.begin) * ROW_STRIDE, ROW_STRIDE, d_q + (pair.row_begin + i) * stride,
-                             stride, Start::C, nullptr});
+                             scratch.keys + (key + range.begin) * ROW_STRIDE, ROW_STRIDE,
+                             d_q + (pair.row_begin + i) * stride, stride, Start::C, nullptr});
     }
   }
 }
@@ -195,7 +204,8 @@ static void load_statistics(const FlashAttentionBackwardParams& params, const Ti
     const float lse = static_cast<const float*>(params.lse.data)[pair.rows.statistic(row)];
     scratch.lse[i] = lse == -INFINITE ? INFINITE : lse;
     scratch.delta[i] = static_cast<const float*>(params.delta.data)[pair.rows.statistic(row)];
-    scratch.d_lse[i] = params.d_lse.data ? static_cast<const float*>(params.d_lse.data)[pair.rows.statistic(row)] : 0.0f;
+    scratch.d_lse[i] =
+        params.d_lse.data ? static_cast<const float*>(params.d_lse.data)[pair.rows.statistic(row)] : 0.0f;
     scratch.first_key[i] = int32_t(pair.rows.first_key(row));
     scratch.end_key[i] = int32_t(pair.rows.end_key(row));
   }
@@ -208,8 +218,8 @@ static void clear_rows(float* tile, int64_t count, int64_t head_dim, int64_t str
 }
 
 // d_k and d_v of one tile of keys; adds to d_q if there is one.
-static void key_tile(const FlashAttentionBackwardParams& params, const AttentionRows& rows, int64_t key_begin, float* d_q,
-                     int64_t d_q_stride, Scratch& scratch) {
+static void key_tile(const FlashAttentionBackwardParams& params, const AttentionRows& rows, int64_t key_begin,
+                     float* d_q, int64_t d_q_stride, Scratch& scratch) {
   const AttentionShape& shape = params.shape;
   const int64_t head_dim = shape.head_dim;
   const int64_t key_count = min64(STAYING, shape.keys - key_begin);
@@ -276,29 +286,30 @@ static void row_tile(const FlashAttentionBackwardParams& params, const Attention
 static void compute_delta(const FlashAttentionBackwardParams& params, Context& context) {
   const AttentionShape& shape = params.shape;
   const int64_t head_dim = shape.head_dim;
-  parallel_ranges(context, shape.batch * shape.queries * shape.heads, 512, [&](int64_t range_begin, int64_t range_end, int) {
-    alignas(64) float out[MAX_HEAD_DIM * LANES];
-    alignas(64) float d_out[MAX_HEAD_DIM * LANES];
-    for (int64_t begin = range_begin; begin < range_end; begin += LANES) {
-      const int64_t count = min64(LANES, range_end - begin);
-      const auto row_start = [&](int64_t i) { return (begin + i) * head_dim; };
-      load_tile_transposed<LANES>(params.out, head_dim, count, row_start, 1.0f, out);
-      load_tile_transposed<LANES>(params.d_out, head_dim, count, row_start, 1.0f, d_out);
-      Vec sums = Vec{};
-      for (int64_t section = 0; section < head_dim; section += DEPTH_SECTION) {
-        Vec part = Vec{};
-        for (int64_t d = section; d < min64(section + DEPTH_SECTION, head_dim); d++)
-          part += load(d_out + d * LANES) * load(out + d * LANES);
-        sums += part;
-      }
-      for (int64_t i = 0; i < count; i++) {  // row begin + i of [B, Sq, H]
-        const int64_t head = (begin + i) % shape.heads;
-        const int64_t token = (begin + i) / shape.heads;
-        const int64_t at = (token / shape.queries * shape.heads + head) * shape.queries + token % shape.queries;
-        static_cast<float*>(params.delta.data)[at] = sums[i];
-      }
-    }
-  });
+  parallel_ranges(
+      context, shape.batch * shape.queries * shape.heads, 512, [&](int64_t range_begin, int64_t range_end, int) {
+        alignas(64) float out[MAX_HEAD_DIM * LANES];
+        alignas(64) float d_out[MAX_HEAD_DIM * LANES];
+        for (int64_t begin = range_begin; begin < range_end; begin += LANES) {
+          const int64_t count = min64(LANES, range_end - begin);
+          const auto row_start = [&](int64_t i) { return (begin + i) * head_dim; };
+          load_tile_transposed<LANES>(params.out, head_dim, count, row_start, 1.0f, out);
+          load_tile_transposed<LANES>(params.d_out, head_dim, count, row_start, 1.0f, d_out);
+          Vec sums = Vec{};
+          for (int64_t section = 0; section < head_dim; section += DEPTH_SECTION) {
+            Vec part = Vec{};
+            for (int64_t d = section; d < min64(section + DEPTH_SECTION, head_dim); d++)
+              part += load(d_out + d * LANES) * load(out + d * LANES);
+            sums += part;
+          }
+          for (int64_t i = 0; i < count; i++) {  // row begin + i of [B, Sq, H]
+            const int64_t head = (begin + i) % shape.heads;
+            const int64_t token = (begin + i) / shape.heads;
+            const int64_t at = (token / shape.queries * shape.heads + head) * shape.queries + token % shape.queries;
+            static_cast<float*>(params.delta.data)[at] = sums[i];
+          }
+        }
+      });
 }
 
 }  // namespace
@@ -313,11 +324,14 @@ void flash_attention_backward(const FlashAttentionBackwardParams& params, Contex
   const int64_t max_rows = ceil_div(shape.heads, shape.key_heads) * shape.queries;
   const int64_t width = round_up(shape.head_dim, LANES);
   const int64_t query_gradient = max_rows * width;
-  const auto rows_of = [&](int64_t pair) { return AttentionRows(shape, pair / shape.key_heads, pair % shape.key_heads); };
+  const auto rows_of = [&](int64_t pair) {
+    return AttentionRows(shape, pair / shape.key_heads, pair % shape.key_heads);
+  };
 
   // Five products on ceil(pairs / threads) rounds of threads against seven that divide evenly.
   const int64_t threads = context.threads();
-  if (5 * round_up(pairs, threads) <= 7 * pairs && query_gradient * int64_t(sizeof(float)) <= MAX_QUERY_GRADIENT_BYTES) {
+  if (5 * round_up(pairs, threads) <= 7 * pairs &&
+      query_gradient * int64_t(sizeof(float)) <= MAX_QUERY_GRADIENT_BYTES) {
     parallel_for(context, pairs, [&](int64_t pair, int thread) {
       char* block = thread_scratch<char>(context, thread, sizeof(Scratch) + query_gradient * sizeof(float));
       Scratch& scratch = *reinterpret_cast<Scratch*>(block);

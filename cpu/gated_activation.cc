@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// out = f(gate) up with f(x) = x / (1 + e^-x) (SwiGLU; Shazeer, 2020) or f(x) = max(x, 0)^2 (BitNet b1.58 2B-4T), and its
-// gradients d_gate = d_out up f'(gate), d_up = d_out f(gate). Elementwise; tasks are runs of GRAIN elements.
+// out = f(gate) up with f(x) = x / (1 + e^-x) (SwiGLU; Shazeer, 2020) or f(x) = max(x, 0)^2 (BitNet b1.58 2B-4T), and
+// its gradients d_gate = d_out up f'(gate), d_up = d_out f(gate). Elementwise; tasks are runs of GRAIN elements.
 
 #include "kernels.h"
 #include "simd.h"

@@ -170,11 +170,16 @@ void load_run_of(const Matrix& x, int64_t row, int64_t col, int64_t count, float
 // Columns [col, col + count) of a row as floats; col is a multiple of 4.
 void load_run(const Matrix& x, int64_t row, int64_t col, int64_t count, float* out) {
   switch (x.kind) {
-    case Kind::FLOAT32: return load_run_of<Kind::FLOAT32>(x, row, col, count, out);
-    case Kind::FLOAT16: return load_run_of<Kind::FLOAT16>(x, row, col, count, out);
-    case Kind::BFLOAT16: return load_run_of<Kind::BFLOAT16>(x, row, col, count, out);
-    case Kind::TERNARY: return load_run_of<Kind::TERNARY>(x, row, col, count, out);
-    case Kind::CODES: return load_run_of<Kind::CODES>(x, row, col, count, out);
+    case Kind::FLOAT32:
+      return load_run_of<Kind::FLOAT32>(x, row, col, count, out);
+    case Kind::FLOAT16:
+      return load_run_of<Kind::FLOAT16>(x, row, col, count, out);
+    case Kind::BFLOAT16:
+      return load_run_of<Kind::BFLOAT16>(x, row, col, count, out);
+    case Kind::TERNARY:
+      return load_run_of<Kind::TERNARY>(x, row, col, count, out);
+    case Kind::CODES:
+      return load_run_of<Kind::CODES>(x, row, col, count, out);
   }
 }
 
@@ -304,7 +309,7 @@ template <int ROW_STEP, int DEPTH_STEP>
 void multiply_rest(const float* a, const float* b, int64_t rows, int64_t depth, bool add, float* c) {
   int64_t i = 0;
   if (MR > 8 && i + 8 <= rows) {
-    multiply_block<MR < 8 ? 1 : 8, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+    multiply_block < MR<8 ? 1 : 8, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
     i += 8;
   }
   if (i + 4 <= rows) {
@@ -481,11 +486,16 @@ void dot(const Product& p, bool few_is_a, Context& context) {
   const int64_t grain = round_up(ceil_div(many_rows, max64(pieces, 1)), 8);
   parallel_ranges(context, many_rows, grain, [&](int64_t begin, int64_t end, int) {
     switch (d.many.kind) {
-      case Kind::FLOAT32: return dot_range<Kind::FLOAT32>(d, begin, end);
-      case Kind::FLOAT16: return dot_range<Kind::FLOAT16>(d, begin, end);
-      case Kind::BFLOAT16: return dot_range<Kind::BFLOAT16>(d, begin, end);
-      case Kind::TERNARY: return dot_range<Kind::TERNARY>(d, begin, end);
-      case Kind::CODES: return;  // codes have a scale for each k and never lie along it
+      case Kind::FLOAT32:
+        return dot_range<Kind::FLOAT32>(d, begin, end);
+      case Kind::FLOAT16:
+        return dot_range<Kind::FLOAT16>(d, begin, end);
+      case Kind::BFLOAT16:
+        return dot_range<Kind::BFLOAT16>(d, begin, end);
+      case Kind::TERNARY:
+        return dot_range<Kind::TERNARY>(d, begin, end);
+      case Kind::CODES:
+        return;  // codes have a scale for each k and never lie along it
     }
   });
 }

@@ -2,8 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 //
 // Sums, norms, argmax and softmax. Sums are taken over fixed pieces, each in float64, and the pieces added in order, so
-// that the result depends neither on the number of threads nor noticeably on rounding. The rows of softmax and argmax are
-// the tasks, in spans.
+// that the result depends neither on the number of threads nor noticeably on rounding. The rows of softmax and argmax
+// are the tasks, in spans.
 
 #include "kernels.h"
 #include "simd.h"
@@ -65,8 +65,8 @@ TERNFLASH_INLINE void store_totals(const SumParams& p, int64_t start, int64_t co
 }
 
 // Adds rows [begin, end) of columns [first, first + count) of one outer index to totals.
-TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin, int64_t end, int64_t first, int64_t count,
-                               double* totals) {
+TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin, int64_t end, int64_t first,
+                               int64_t count, double* totals) {
   if (p.inner == 1) {
     totals[0] += sum_run<false>(p.x, outer * p.reduce + begin, end - begin);
     return;
@@ -81,8 +81,8 @@ TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin,
       for (int64_t i = 0; i < count; i++) totals[i] += double(x[r * count + i]);
   }
 }
-TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin, int64_t end, int64_t first, int64_t count,
-                               uint32_t* totals) {
+TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin, int64_t end, int64_t first,
+                               int64_t count, uint32_t* totals) {
   const uint32_t* x = static_cast<const uint32_t*>(p.x.data) + outer * p.reduce * p.inner + first;
   if (p.inner == 1) {
     uint32_t total = 0;
@@ -94,8 +94,8 @@ TERNFLASH_INLINE void add_rows(const SumParams& p, int64_t outer, int64_t begin,
     for (int64_t i = 0; i < count; i++) totals[i] += x[row * p.inner + i];
 }
 
-// Tasks are spans of columns of blocks of rows. The blocks depend on the shape alone; where there is more than one, a second
-// pass adds their totals in order.
+// Tasks are spans of columns of blocks of rows. The blocks depend on the shape alone; where there is more than one, a
+// second pass adds their totals in order.
 template <class Total>
 TERNFLASH_INLINE void sum_blocks(const SumParams& p, Context& context) {
   const int64_t span = min64(p.inner, SPAN), spans = ceil_div(p.inner, span);

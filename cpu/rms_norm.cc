@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// y = x r w with r = 1 / sqrt(mean(x^2) + eps) for each row (Zhang and Sennrich, 2019). x, y [M, K], w [K], r float32 [M].
-// Tasks are spans of rows. The weight's gradient is summed within at most MAX_BLOCKS fixed spans of rows and then over the
-// spans in order.
+// y = x r w with r = 1 / sqrt(mean(x^2) + eps) for each row (Zhang and Sennrich, 2019). x, y [M, K], w [K], r float32
+// [M]. Tasks are spans of rows. The weight's gradient is summed within at most MAX_BLOCKS fixed spans of rows and then
+// over the spans in order.
 
 #include "kernels.h"
 #include "simd.h"
@@ -54,8 +54,8 @@ void rms_norm(const RmsNormParams& p, Context& context) {
   });
 }
 
-// With n = x r: d_x = r (w d_y - n mean(n w d_y)); d_w = sum over rows of d_y n. n comes first: the product of x and d_y
-// could overflow.
+// With n = x r: d_x = r (w d_y - n mean(n w d_y)); d_w = sum over rows of d_y n. n comes first: the product of x and
+// d_y could overflow.
 void rms_norm_backward(const RmsNormBackwardParams& p, Context& context) {
   const float* rstd = static_cast<const float*>(p.rstd.data);
   const int64_t block_rows = max64(max64(1, GRAIN / p.cols), ceil_div(p.rows, MAX_BLOCKS));

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Rotary positions (Su et al., "RoFormer", 2021): pair (a, b) of a head becomes (a cos - b sin, a sin + b cos), the angle
-// being position * frequency. x [tokens, heads, head_dim]. Angles are taken in float64, so that far positions stay
-// exact. Tasks are spans of tokens. Where positions repeat (several sequences in a batch), a table of all positions
-// comes first, also in parallel; else each token computes its own cosines once for all heads.
+// Rotary positions (Su et al., "RoFormer", 2021): pair (a, b) of a head becomes (a cos - b sin, a sin + b cos), the
+// angle being position * frequency. x [tokens, heads, head_dim]. Angles are taken in float64, so that far positions
+// stay exact. Tasks are spans of tokens. Where positions repeat (several sequences in a batch), a table of all
+// positions comes first, also in parallel; else each token computes its own cosines once for all heads.
 
 #include "kernels.h"
 #include "simd.h"

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Vectors of floats on any instruction set, through the compiler's vector extensions. This header is included by sources
-// that are compiled once per instruction set (TERNFLASH_ISA), so everything in it has internal linkage: an inline function
-// of the C++ library here could be emitted with AVX-512 inside and be linked for every processor. For the same reason
-// no standard library header belongs in such a source; tests/scripts check the objects for weak symbols.
+// Vectors of floats on any instruction set, through the compiler's vector extensions. This header is included by
+// sources that are compiled once per instruction set (TERNFLASH_ISA), so everything in it has internal linkage: an
+// inline function of the C++ library here could be emitted with AVX-512 inside and be linked for every processor. For
+// the same reason no standard library header belongs in such a source; tests/scripts check the objects for weak
+// symbols.
 
 #ifndef TERNFLASH_CPU_SIMD_H_
 #define TERNFLASH_CPU_SIMD_H_
@@ -188,8 +189,7 @@ TERNFLASH_INLINE const float* as_floats(const Tensor& tensor, int64_t start, int
 template <class Body>
 TERNFLASH_INLINE void parallel_for(Context& context, int64_t tasks, const Body& body) {
   context.parallel_for(
-      tasks,
-      [](void* state, int64_t task, int thread) { (*static_cast<const Body*>(state))(task, thread); },
+      tasks, [](void* state, int64_t task, int thread) { (*static_cast<const Body*>(state))(task, thread); },
       const_cast<Body*>(&body));
 }
 

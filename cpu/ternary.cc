@@ -7,8 +7,8 @@
 //   quantize_activations  s = 127 / max(max |x|, 1e-5), code = clip(round(x * s), -128, 127)           x [M, K]
 //
 // Every backend gives these bits: operations and their order are those of lib/backend.ts, and this source must be
-// compiled without contraction of a product and a sum (-ffp-contract=off). NaN gives code 0 and a scale of NaN, infinity
-// codes 0 and a scale that makes the product NaN. Tasks are chunks of the absolute sum and spans of rows.
+// compiled without contraction of a product and a sum (-ffp-contract=off). NaN gives code 0 and a scale of NaN,
+// infinity codes 0 and a scale that makes the product NaN. Tasks are chunks of the absolute sum and spans of rows.
 
 #include "kernels.h"
 #include "simd.h"

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// y[m, n] = (sum over k of codes[m, k] trit[n, k]) * weight_scale / activation_scale[m] + bias[n], the sum exactly in int32
-// for any K, the epilogue to the bit as lib/backend.ts states it (this file is compiled without contraction).
+// y[m, n] = (sum over k of codes[m, k] trit[n, k]) * weight_scale / activation_scale[m] + bias[n], the sum exactly in
+// int32 for any K, the epilogue to the bit as lib/backend.ts states it (this file is compiled without contraction).
 //
-// A packed byte holds four neighbours along K as codes 0..2 = trit + 1, so sum codes * trit = sum codes * code - sum codes.
-// - Many tokens: bytes are spread to one code each and packed in panels of NR weight rows, [K/4][NR][4], so that a lane of
-//   a vector belongs to one weight row and four activations are broadcast to all lanes. A register tile is MR tokens by NR
-//   rows; tasks are tiles of the result.
+// A packed byte holds four neighbours along K as codes 0..2 = trit + 1, so sum codes * trit = sum codes * code - sum
+// codes.
+// - Many tokens: bytes are spread to one code each and packed in panels of NR weight rows, [K/4][NR][4], so that a lane
+// of
+//   a vector belongs to one weight row and four activations are broadcast to all lanes. A register tile is MR tokens by
+//   NR rows; tasks are tiles of the result.
 // - Few tokens: the packed bytes are streamed. Each token's codes are dealt into four planes, plane i holding codes
 //   4b + i, so that plane_i[b] meets (byte[b] >> 2i) & 3 with contiguous loads only.
 // With AVX-512 VNNI products of four go straight into int32. Without it they are added in pairs in int16, which holds
@@ -118,13 +120,13 @@ constexpr int64_t STEPS_PER_FLUSH = 60;
 #endif
 constexpr int ROWS_PER_VECTOR = STEP / 4;
 constexpr int NV = 2;
-constexpr int NR = NV * ROWS_PER_VECTOR;              // weight rows of a panel
-constexpr int64_t TILE_M = MR * 8;                    // tokens of a task
-constexpr int64_t TILE_N = NR * 4;                    // weight rows of a task
-constexpr int64_t PANEL_BYTES = int64_t(8) << 20;     // most bytes of spread codes at a time
+constexpr int NR = NV * ROWS_PER_VECTOR;           // weight rows of a panel
+constexpr int64_t TILE_M = MR * 8;                 // tokens of a task
+constexpr int64_t TILE_N = NR * 4;                 // weight rows of a task
+constexpr int64_t PANEL_BYTES = int64_t(8) << 20;  // most bytes of spread codes at a time
 
-// Spreading the weights pays with many tokens, and early where rows are short: then the other way spends its time adding up
-// lanes. Against Zen 4, 2026-11-22.
+// Spreading the weights pays with many tokens, and early where rows are short: then the other way spends its time
+// adding up lanes. Against Zen 4, 2026-11-22.
 constexpr int64_t FEW_TOKENS = 24;
 constexpr int64_t SOME_TOKENS = 384;
 constexpr int64_t LONG_ROW = 1024;
@@ -177,7 +179,7 @@ TERNFLASH_INLINE void pack_panel(const TernaryMatmulInt8Params& p, int64_t first
 // Not inlined, so that its accumulators have all registers to themselves.
 template <int ROWS>
 __attribute__((noinline)) void micro_kernel(int64_t quads, const int8_t* codes, int64_t stride, const uint8_t* panel,
-                                   int32_t* tile, bool first) {
+                                            int32_t* tile, bool first) {
   Bytes acc[ROWS][NV];
   TERNFLASH_UNROLL
   for (int i = 0; i < ROWS; i++) {
@@ -247,9 +249,11 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
           const uint8_t* panel = panels + (col + j) * stride + quad * NR * 4;
           int64_t i = 0;
           for (; i + MR <= rows; i += MR)
-            micro_kernel<MR>(depth, codes + (row + i) * stride + quad * 4, stride, panel, tile + i * TILE_N + j, quad == 0);
+            micro_kernel<MR>(depth, codes + (row + i) * stride + quad * 4, stride, panel, tile + i * TILE_N + j,
+                             quad == 0);
           for (; i < rows; i++)
-            micro_kernel<1>(depth, codes + (row + i) * stride + quad * 4, stride, panel, tile + i * TILE_N + j, quad == 0);
+            micro_kernel<1>(depth, codes + (row + i) * stride + quad * 4, stride, panel, tile + i * TILE_N + j,
+                            quad == 0);
         }
       }
       const float* bias = p.bias.data ? as_floats(p.bias, first_col + col, width, values + TILE_N) : nullptr;
@@ -261,10 +265,10 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
 
 // ---- few tokens
 
-constexpr int MB = 4;             // tokens at a time
-constexpr int NB = 4;             // weight rows at a time
-constexpr int64_t STREAM_N = 64;  // weight rows of a task
-constexpr int64_t STREAM_M = 64;  // tokens of a task
+constexpr int MB = 4;                                            // tokens at a time
+constexpr int NB = 4;                                            // weight rows at a time
+constexpr int64_t STREAM_N = 64;                                 // weight rows of a task
+constexpr int64_t STREAM_M = 64;                                 // tokens of a task
 constexpr int64_t STEPS_PER_STREAM_FLUSH = STEPS_PER_FLUSH / 4;  // a step adds four planes
 
 TERNFLASH_INLINE int32_t sum_lanes(Bytes total) {
@@ -275,11 +279,12 @@ TERNFLASH_INLINE int32_t sum_lanes(Bytes total) {
   return sum;
 }
 
-// sums[TOKENS][NB] of TOKENS tokens, whose four planes are plane_bytes long (a multiple of STEP, zero beyond the row), and NB
-// packed rows. The last, partial step of a row reads its copy in `tails`, whose padding meets zeros of the planes.
+// sums[TOKENS][NB] of TOKENS tokens, whose four planes are plane_bytes long (a multiple of STEP, zero beyond the row),
+// and NB packed rows. The last, partial step of a row reads its copy in `tails`, whose padding meets zeros of the
+// planes.
 template <int TOKENS>
 __attribute__((noinline)) void stream_rows(const int8_t* planes, int64_t plane_bytes, const uint8_t* const* rows,
-                                  const uint8_t (*tails)[STEP], int64_t row_bytes, int32_t sums[TOKENS][NB]) {
+                                           const uint8_t (*tails)[STEP], int64_t row_bytes, int32_t sums[TOKENS][NB]) {
   Bytes total[TOKENS][NB];
   TERNFLASH_UNROLL
   for (int i = 0; i < TOKENS; i++) {

@@ -14,7 +14,8 @@ namespace ternflash::cpu {
 
 namespace {
 
-// How long a worker polls for the next job before it sleeps: about 20 microseconds, the gap between two ops of a busy stream.
+// How long a worker polls for the next job before it sleeps: about 20 microseconds, the gap between two ops of a busy
+// stream.
 constexpr int SPINS_BEFORE_SLEEP = 1000;
 constexpr int MAX_THREADS = 256;
 
@@ -55,8 +56,7 @@ void ThreadPool::start(int size) {
   size_ = size;
   // The job counter is read here: a worker that read it itself might start late and miss the first job.
   const uint64_t seen = generation_.load();
-  for (int thread = 1; thread < size; thread++)
-    workers_.emplace_back([this, thread, seen] { worker(thread, seen); });
+  for (int thread = 1; thread < size; thread++) workers_.emplace_back([this, thread, seen] { worker(thread, seen); });
 }
 
 void ThreadPool::stop() {
@@ -104,7 +104,8 @@ void ThreadPool::run(int64_t tasks, void (*body)(void*, int64_t, int), void* sta
 
 void ThreadPool::work(int thread) {
   try {
-    for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) body_(state_, task, thread);
+    for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed)) < tasks_;)
+      body_(state_, task, thread);
   } catch (...) {
     next_task_.store(tasks_, std::memory_order_relaxed);
     std::lock_guard<std::mutex> lock(sleep_);

@@ -33,8 +33,8 @@ class ThreadPool {
   int size() const { return size_.load(std::memory_order_relaxed); }
   void resize(int size);
 
-  // Calls body(state, task, thread) for every task in [0, tasks) on the caller and the pool's threads. Only one caller at a
-  // time has the pool; a second waits. An exception from a task is thrown here once all threads have stopped.
+  // Calls body(state, task, thread) for every task in [0, tasks) on the caller and the pool's threads. Only one caller
+  // at a time has the pool; a second waits. An exception from a task is thrown here once all threads have stopped.
   void run(int64_t tasks, void (*body)(void*, int64_t, int), void* state);
 
  private:

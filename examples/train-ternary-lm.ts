@@ -81,7 +81,9 @@ function readOptions(): Options | null {
 function batchOf(tokens: Int32Array, starts: readonly number[], model: CausalLM): { ids: Tensor; targets: Tensor } {
   const window = (shift: number): Tensor => {
     const values = new Int32Array(starts.length * SEQUENCE);
-    starts.forEach((start, row) => values.set(tokens.subarray(start + shift, start + shift + SEQUENCE), row * SEQUENCE));
+    starts.forEach((start, row) =>
+      values.set(tokens.subarray(start + shift, start + shift + SEQUENCE), row * SEQUENCE),
+    );
     return tensor(values, { shape: [starts.length, SEQUENCE], device: model.device });
   };
   return { ids: window(0), targets: window(1) };
@@ -138,7 +140,11 @@ async function peakOfOneStep(model: CausalLM, tokens: Int32Array, checkpointing:
   return model.device.memory().peakBytes;
 }
 
-async function train(model: CausalLM, tokens: Int32Array, options: Options): Promise<{ losses: number[]; tokensPerSecond: number }> {
+async function train(
+  model: CausalLM,
+  tokens: Int32Array,
+  options: Options,
+): Promise<{ losses: number[]; tokensPerSecond: number }> {
   const matrices = model.parameters().filter((parameter) => parameter.shape.length > 1);
   const vectors = model.parameters().filter((parameter) => parameter.shape.length <= 1);
   const optimizer = new AdamW([{ parameters: matrices }, { parameters: vectors, weightDecay: 0 }], {
@@ -258,7 +264,8 @@ async function main(): Promise<void> {
 
   console.log(`\ntraining loss, nats per token, over ${options.steps} steps`);
   console.log(plot(smooth(losses, 72), { height: 10 }));
-  const bits = (nats: number): string => `${nats.toFixed(3)} nats/token (${(nats / Math.LN2 / bytesPerToken).toFixed(3)} bits/byte)`;
+  const bits = (nats: number): string =>
+    `${nats.toFixed(3)} nats/token (${(nats / Math.LN2 / bytesPerToken).toFixed(3)} bits/byte)`;
   console.log(`\nvalidation loss before  ${bits(before)}`);
   console.log(`token frequencies alone ${bits(unigram)}`);
   console.log(`validation loss after   ${bits(after)}`);
@@ -269,7 +276,9 @@ async function main(): Promise<void> {
   await model.save(file);
   const reloaded = await CausalLM.load(file, { device });
   const difference = await largestDifference(model, reloaded, validationTokens);
-  console.log(`\nfrozen to packed ternary weights, saved to ${path.relative(process.cwd(), file)}, reloaded: largest logit difference ${difference}`);
+  console.log(
+    `\nfrozen to packed ternary weights, saved to ${path.relative(process.cwd(), file)}, reloaded: largest logit difference ${difference}`,
+  );
   if (difference !== 0) throw new Error('the reloaded model differs from the one that was saved');
 
   await write(reloaded, tokenizer, options.seed);

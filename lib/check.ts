@@ -9,7 +9,8 @@ import { Tensor } from './tensor.js';
 /** The checks shared by all ops; one grammar: `op: expected X for name, got Y`. */
 
 function describe(value: unknown): string {
-  if (value === null || typeof value !== 'object') return typeof value === 'string' ? JSON.stringify(value) : String(value);
+  if (value === null || typeof value !== 'object')
+    return typeof value === 'string' ? JSON.stringify(value) : String(value);
   return value.constructor?.name ?? 'object';
 }
 
@@ -17,7 +18,9 @@ function describe(value: unknown): string {
 export function checkTensor(op: string, name: string, value: Tensor, dtypes?: readonly DType[]): Tensor {
   if (!(value instanceof Tensor)) throw new OptionError(`${op}: expected a Tensor for ${name}, got ${describe(value)}`);
   if (value.isDisposed) {
-    throw new DisposedError(`${op}: expected a live tensor for ${name}, got a disposed one of shape ${showShape(value.shape)}`);
+    throw new DisposedError(
+      `${op}: expected a live tensor for ${name}, got a disposed one of shape ${showShape(value.shape)}`,
+    );
   }
   if (dtypes && !dtypes.includes(value.dtype)) {
     throw new DTypeError(`${op}: expected ${name} of dtype ${dtypes.join(' or ')}, got ${value.dtype}`);
@@ -37,7 +40,13 @@ export function showShape(shape: readonly (number | string)[]): string {
 /**
  * Exactly this shape. A letter stands for any size; `because` says what the numbers come from.
  */
-export function checkShape(op: string, name: string, value: Tensor, expected: readonly (number | string)[], because = ''): void {
+export function checkShape(
+  op: string,
+  name: string,
+  value: Tensor,
+  expected: readonly (number | string)[],
+  because = '',
+): void {
   const fits =
     value.shape.length === expected.length &&
     expected.every((size, axis) => typeof size === 'string' || size === value.shape[axis]);
@@ -48,13 +57,19 @@ export function checkShape(op: string, name: string, value: Tensor, expected: re
 }
 
 /** All on the device of the first, and, if `sameDType`, of its dtype. Null entries are skipped. */
-export function checkTogether(op: string, tensors: Record<string, Tensor | null | undefined>, sameDType = true): Device {
+export function checkTogether(
+  op: string,
+  tensors: Record<string, Tensor | null | undefined>,
+  sameDType = true,
+): Device {
   let first: [string, Tensor] | null = null;
   for (const [name, value] of Object.entries(tensors)) {
     if (!value) continue;
     first ??= [name, value];
     if (value.device !== first[1].device) {
-      throw new DeviceError(`${op}: expected ${name} on ${first[1].device.id} like ${first[0]}, got ${value.device.id}`);
+      throw new DeviceError(
+        `${op}: expected ${name} on ${first[1].device.id} like ${first[0]}, got ${value.device.id}`,
+      );
     }
     if (sameDType && value.dtype !== first[1].dtype) {
       throw new DTypeError(`${op}: expected ${name} of dtype ${first[1].dtype} like ${first[0]}, got ${value.dtype}`);
@@ -98,7 +113,8 @@ export function checkPositive(op: string, name: string, value: number): number {
 }
 
 export function checkBoolean(op: string, name: string, value: boolean): boolean {
-  if (typeof value !== 'boolean') throw new OptionError(`${op}: expected a boolean for ${name}, got ${describe(value)}`);
+  if (typeof value !== 'boolean')
+    throw new OptionError(`${op}: expected a boolean for ${name}, got ${describe(value)}`);
   return value;
 }
 
@@ -111,7 +127,8 @@ export function checkOneOf<T extends string>(op: string, name: string, value: T,
 
 /** A list of at most 8 positive integers. */
 export function checkShapeValue(op: string, shape: readonly number[]): readonly number[] {
-  const fits = Array.isArray(shape) && shape.length <= 8 && shape.every((size) => Number.isSafeInteger(size) && size > 0);
+  const fits =
+    Array.isArray(shape) && shape.length <= 8 && shape.every((size) => Number.isSafeInteger(size) && size > 0);
   if (!fits) {
     const got = Array.isArray(shape) ? showShape(shape as number[]) : describe(shape);
     throw new ShapeError(`${op}: expected at most 8 positive integers for shape, got ${got}`);

@@ -125,7 +125,8 @@ export function device(name: DeviceName | Device): Device {
   if (name === 'auto') return getDefaultDevice();
   if (name === 'reference') return open('reference');
   if (name === 'cpu') {
-    if (!native) throw new DeviceError(`device: expected a usable device, got cpu: no native addon (${loadErrors.join('; ')})`);
+    if (!native)
+      throw new DeviceError(`device: expected a usable device, got cpu: no native addon (${loadErrors.join('; ')})`);
     return open('cpu');
   }
   if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) {

@@ -90,7 +90,8 @@ export class Tensor {
 
   /** The only element of a tensor of size 1. Throws ShapeError, DisposedError, KernelError. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new ShapeError(`item: expected a tensor of one element, got shape [${this.shape.join(', ')}]`);
+    if (this.size !== 1)
+      throw new ShapeError(`item: expected a tensor of one element, got shape [${this.shape.join(', ')}]`);
     return (await this.data())[0];
   }
 
@@ -214,7 +215,8 @@ export function workspace(op: string, shape: readonly number[], dtype: DType, de
 
 function make(op: string, shape: readonly number[], dtype: DType, device: Device, tracked: boolean): Tensor {
   const bytes = elementCount(shape) * bytesPerElement(dtype);
-  if (!Number.isSafeInteger(bytes)) throw new ShapeError(`${op}: expected fewer than 2^53 bytes, got shape [${shape.join(', ')}]`);
+  if (!Number.isSafeInteger(bytes))
+    throw new ShapeError(`${op}: expected fewer than 2^53 bytes, got shape [${shape.join(', ')}]`);
   return new Tensor(Storage.allocate(op, device, bytes), Object.freeze([...shape]), dtype, false, tracked);
 }
 
@@ -234,17 +236,24 @@ export function fromBytes(
 }
 
 function checkDType(op: string, dtype: DType): DType {
-  if (!DTYPES.includes(dtype)) throw new DTypeError(`${op}: expected one of ${DTYPES.join(', ')} for dtype, got ${String(dtype)}`);
+  if (!DTYPES.includes(dtype))
+    throw new DTypeError(`${op}: expected one of ${DTYPES.join(', ')} for dtype, got ${String(dtype)}`);
   return dtype;
 }
 
 function checkRequiresGrad(op: string, requiresGrad: boolean, dtype: DType): boolean {
-  if (typeof requiresGrad !== 'boolean') throw new OptionError(`${op}: expected a boolean for requiresGrad, got ${typeof requiresGrad}`);
-  if (requiresGrad && !isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype with requiresGrad, got ${dtype}`);
+  if (typeof requiresGrad !== 'boolean')
+    throw new OptionError(`${op}: expected a boolean for requiresGrad, got ${typeof requiresGrad}`);
+  if (requiresGrad && !isFloat(dtype))
+    throw new DTypeError(`${op}: expected a float dtype with requiresGrad, got ${dtype}`);
   return requiresGrad;
 }
 
-function resolve(op: string, options: TensorOptions, fallback: DType = 'float32'): { dtype: DType; device: Device; requiresGrad: boolean } {
+function resolve(
+  op: string,
+  options: TensorOptions,
+  fallback: DType = 'float32',
+): { dtype: DType; device: Device; requiresGrad: boolean } {
   const dtype = checkDType(op, options.dtype ?? fallback);
   return {
     dtype,
@@ -298,7 +307,8 @@ export function tensor(
   let natural: DType = 'float32';
   if (ArrayBuffer.isView(values)) {
     const found = TYPED.get(values.constructor.name);
-    if (!found) throw new DTypeError(`tensor: expected one of ${[...TYPED.keys()].join(', ')}, got ${values.constructor.name}`);
+    if (!found)
+      throw new DTypeError(`tensor: expected one of ${[...TYPED.keys()].join(', ')}, got ${values.constructor.name}`);
     natural = found;
     flat = values as Float32Array;
     shape = [flat.length];
@@ -311,7 +321,9 @@ export function tensor(
   if (options.shape !== undefined) {
     shape = [...checkShapeValue('tensor', options.shape)];
     if (elementCount(shape) !== flat.length) {
-      throw new ShapeError(`tensor: expected ${elementCount(shape)} values for shape [${shape.join(', ')}], got ${flat.length}`);
+      throw new ShapeError(
+        `tensor: expected ${elementCount(shape)} values for shape [${shape.join(', ')}], got ${flat.length}`,
+      );
     }
   } else {
     checkShapeValue('tensor', shape);
@@ -330,7 +342,9 @@ export function tensorFromRaw(
   const { dtype, device, requiresGrad } = resolve('tensorFromRaw', options);
   const bytes = elementCount(shape) * bytesPerElement(dtype);
   if (bits.byteLength !== bytes) {
-    throw new ShapeError(`tensorFromRaw: expected ${bytes} bytes for ${dtype} [${shape.join(', ')}], got ${bits.byteLength}`);
+    throw new ShapeError(
+      `tensorFromRaw: expected ${bytes} bytes for ${dtype} [${shape.join(', ')}], got ${bits.byteLength}`,
+    );
   }
   const view = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
   return fromBytes('tensorFromRaw', view, shape, dtype, device, requiresGrad);
@@ -373,7 +387,8 @@ export function arange(start: number, stop?: number, step = 1, options: TensorOp
   const from = stop === undefined ? 0 : start;
   const to = stop === undefined ? start : stop;
   for (const [name, value] of Object.entries({ start: from, stop: to, step })) {
-    if (!Number.isFinite(value)) throw new OptionError(`arange: expected a finite number for ${name}, got ${String(value)}`);
+    if (!Number.isFinite(value))
+      throw new OptionError(`arange: expected a finite number for ${name}, got ${String(value)}`);
   }
   const count = step === 0 ? 0 : Math.ceil((to - from) / step);
   if (count < 1) throw new OptionError(`arange: expected a step that leads from ${from} to ${to}, got ${step}`);
@@ -403,7 +418,10 @@ export function randn(shape: readonly number[], options: RandomOptions & { mean?
  *
  * @param options `low` default 0, `high` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
  */
-export function uniform(shape: readonly number[], options: RandomOptions & { low?: number; high?: number } = {}): Tensor {
+export function uniform(
+  shape: readonly number[],
+  options: RandomOptions & { low?: number; high?: number } = {},
+): Tensor {
   const { low = 0, high = 1 } = options;
   return random('uniform', shape, options, ['low', 'high'], { low, high }, (generator, count) => {
     const values = generator.uniform(count);
@@ -423,7 +441,8 @@ function random(
   checkOptions(op, options, [...TENSOR_OPTIONS, 'seed', ...ownOptions]);
   checkShapeValue(op, shape);
   for (const [name, value] of Object.entries(numbers)) {
-    if (!Number.isFinite(value)) throw new OptionError(`${op}: expected a finite number for ${name}, got ${String(value)}`);
+    if (!Number.isFinite(value))
+      throw new OptionError(`${op}: expected a finite number for ${name}, got ${String(value)}`);
   }
   const { dtype, device, requiresGrad } = resolve(op, options);
   if (!isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype, got ${dtype}`);

@@ -6,13 +6,16 @@
 'use strict';
 const { spawnSync } = require('node:child_process');
 
-const works = (command) => spawnSync(command, ['--version'], { stdio: 'ignore', shell: process.platform === 'win32' }).status === 0;
+const works = (command) =>
+  spawnSync(command, ['--version'], { stdio: 'ignore', shell: process.platform === 'win32' }).status === 0;
 const windows = process.platform === 'win32';
 
 const missing = [];
 const [major, minor] = process.versions.node.split('.').map(Number);
-if (major < 20 || (major === 20 && minor < 17)) missing.push(`Node.js 20.17 or later (this is ${process.versions.node})`);
-if (!works('cmake')) missing.push('CMake 3.18 or later (Debian, Ubuntu: apt-get install cmake; macOS: brew install cmake)');
+if (major < 20 || (major === 20 && minor < 17))
+  missing.push(`Node.js 20.17 or later (this is ${process.versions.node})`);
+if (!works('cmake'))
+  missing.push('CMake 3.18 or later (Debian, Ubuntu: apt-get install cmake; macOS: brew install cmake)');
 if (!windows && !works(process.env.CXX || 'c++')) {
   missing.push('a C++17 compiler (Debian, Ubuntu: apt-get install g++; macOS: xcode-select --install)');
 }

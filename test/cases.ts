@@ -11,7 +11,7 @@ import { FLOAT_DTYPES, type DType } from '../lib/dtype.js';
  */
 
 /**
- * How a result is judged. `exact`: equal to the float64 result rounded once, to the bit. `rounded`: the tolerance rule of DESIGN, section 4.
+ * How a result is judged. `exact`: equal to the float64 result rounded once, to the bit. `rounded`: the tolerance rule of CONTRIBUTING.md.
  * `integer`: equal to the integer rule, float epilogue included, to the bit.
  */
 export type ToleranceFamily = 'exact' | 'rounded' | 'integer';

@@ -4,7 +4,7 @@
 import type { FloatDType } from '../lib/dtype.js';
 import { roundedTo, roundingStep } from './arithmetic.js';
 
-/** How far from the truth a result may be: this many times the error of the plain formula (DESIGN, section 4). */
+/** How far from the truth a result may be: this many times the error of the plain formula (CONTRIBUTING.md, Rules). */
 export const FORWARD_FACTOR = 2;
 export const GRADIENT_FACTOR = 3;
 

@@ -29,7 +29,8 @@ export function checkpoint<A extends Tensor[], R extends Tensor | Tensor[]>(fn: 
   const { result, touched } = watchGradients(() => noGrad(() => tidy(() => fn(...inputs))));
   const outputs = (Array.isArray(result) ? result : [result]) as Tensor[];
   for (const output of outputs) {
-    if (!(output instanceof Tensor)) throw new OptionError('checkpoint: expected fn to return a tensor or an array of tensors');
+    if (!(output instanceof Tensor))
+      throw new OptionError('checkpoint: expected fn to return a tensor or an array of tensors');
   }
   if (!touched) return result;
 

@@ -20,7 +20,8 @@ export function backward(root: Tensor, gradient?: Tensor): void {
 }
 
 function startGradient(root: Tensor, gradient: Tensor | undefined): Tensor {
-  if (!root.requiresGrad) throw new OptionError('backward: expected a tensor that requires a gradient, got one that does not');
+  if (!root.requiresGrad)
+    throw new OptionError('backward: expected a tensor that requires a gradient, got one that does not');
   if (gradient) {
     checkTensor('backward', 'gradient', gradient);
     checkShape('backward', 'gradient', gradient, root.shape, 'to match the tensor');
@@ -28,7 +29,9 @@ function startGradient(root: Tensor, gradient: Tensor | undefined): Tensor {
     return gradient.alias();
   }
   if (root.size !== 1) {
-    throw new ShapeError(`backward: expected a tensor of one element or a gradient, got shape [${root.shape.join(', ')}]`);
+    throw new ShapeError(
+      `backward: expected a tensor of one element or a gradient, got shape [${root.shape.join(', ')}]`,
+    );
   }
   return keep(ones(root.shape, { dtype: root.dtype, device: root.device }));
 }
@@ -122,7 +125,8 @@ export function runBackward(roots: readonly Tensor[], gradients: readonly Tensor
         // What the rule makes is tidied away; the gradients it returns live on as handles of the engine's own.
         const owned: (Tensor | null)[] = [];
         tidy(() => {
-          for (const [i, gradient] of node.apply(arrived).entries()) owned.push(gradient && node.wants(i) ? gradient.alias() : null);
+          for (const [i, gradient] of node.apply(arrived).entries())
+            owned.push(gradient && node.wants(i) ? gradient.alias() : null);
         });
         for (const gradient of arrived) gradient?.dispose();
         node.release();
@@ -147,7 +151,9 @@ export function sinkInForce(): LeafSink {
  * every tensor argument (null for arguments of an integer dtype). `grad` fields are left alone, also those of leaves that `fn` uses without getting them as
  * arguments.
  */
-export function valueAndGrad<A extends Tensor[]>(fn: (...inputs: A) => Tensor): (...inputs: A) => { value: Tensor; gradients: (Tensor | null)[] } {
+export function valueAndGrad<A extends Tensor[]>(
+  fn: (...inputs: A) => Tensor,
+): (...inputs: A) => { value: Tensor; gradients: (Tensor | null)[] } {
   return (...inputs: A) => {
     inputs.forEach((input, i) => checkTensor('grad', `argument ${i}`, input));
     const leaves = inputs.map((input) => {

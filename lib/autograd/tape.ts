@@ -37,7 +37,9 @@ export class GradNode {
 
   apply(gradients: OutputGradients): (Tensor | null)[] {
     if (!this.saved) {
-      throw new OptionError(`backward: expected a graph not used before, got one whose ${this.op} was already released`);
+      throw new OptionError(
+        `backward: expected a graph not used before, got one whose ${this.op} was already released`,
+      );
     }
     return this.rule(gradients, this.saved);
   }

@@ -12,7 +12,14 @@ import { elementCount, fromBytes, type Tensor } from '../tensor.js';
  * and place of each tensor; the tensors, densely.
  */
 
-const NAMES: Record<DType, string> = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', int8: 'I8', uint8: 'U8', int32: 'I32' };
+const NAMES: Record<DType, string> = {
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+  int8: 'I8',
+  uint8: 'U8',
+  int32: 'I32',
+};
 const DTYPES = new Map(Object.entries(NAMES).map(([dtype, name]) => [name, dtype as DType]));
 // The limit of the format's own reader.
 const MAX_HEADER_BYTES = 100_000_000;
@@ -38,7 +45,10 @@ interface Entry {
  *
  * @throws FormatError with file and offset if the file is not well formed; the error of the file system if it cannot be read; OutOfMemoryError.
  */
-export async function readSafetensors(file: string, options: { device?: DeviceName | Device } = {}): Promise<SafetensorsFile> {
+export async function readSafetensors(
+  file: string,
+  options: { device?: DeviceName | Device } = {},
+): Promise<SafetensorsFile> {
   const target = deviceNamed(options.device ?? 'auto');
   const handle = await open(file, 'r');
   const tensors = new Map<string, Tensor>();
@@ -63,7 +73,8 @@ async function readExactly(file: string, handle: FileHandle, offset: number, len
   let done = 0;
   while (done < length) {
     const { bytesRead } = await handle.read(bytes, done, length - done, offset + done);
-    if (bytesRead === 0) throw new FormatError(`${file}: expected ${length} bytes at ${offset}, got ${done}`, file, offset + done);
+    if (bytesRead === 0)
+      throw new FormatError(`${file}: expected ${length} bytes at ${offset}, got ${done}`, file, offset + done);
     done += bytesRead;
   }
   return bytes;
@@ -121,12 +132,14 @@ async function readHeader(
     const [begin, end] = offsets as [number, number];
     const bytes = elementCount(shape as number[]) * bytesPerElement(dtype);
     if (end - begin !== bytes) fail(`${bytes} bytes for ${name}`, `offsets ${begin} to ${end}`, 8);
-    if (end > dataBytes) fail(`${name} to end within ${dataBytes} bytes of data`, `an end at ${end}`, dataStart + begin);
+    if (end > dataBytes)
+      fail(`${name} to end within ${dataBytes} bytes of data`, `an end at ${end}`, dataStart + begin);
     entries.push({ name, dtype, shape: shape as number[], begin, end });
   }
   let expected = 0;
   for (const entry of [...entries].sort((a, b) => a.begin - b.begin)) {
-    if (entry.begin !== expected) fail(`${entry.name} to begin at ${expected}`, String(entry.begin), dataStart + expected);
+    if (entry.begin !== expected)
+      fail(`${entry.name} to begin at ${expected}`, String(entry.begin), dataStart + expected);
     expected = entry.end;
   }
   if (expected !== dataBytes) fail(`${expected} bytes of data`, String(dataBytes), dataStart + expected);
@@ -142,7 +155,8 @@ export async function writeSafetensors(
   tensors: ReadonlyMap<string, Tensor> | Record<string, Tensor>,
   metadata: Record<string, string> = {},
 ): Promise<void> {
-  const list = tensors instanceof Map ? [...(tensors as Map<string, Tensor>)] : Object.entries(tensors as Record<string, Tensor>);
+  const list =
+    tensors instanceof Map ? [...(tensors as Map<string, Tensor>)] : Object.entries(tensors as Record<string, Tensor>);
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   let offset = 0;
   for (const [name, tensor] of list) {

@@ -45,14 +45,19 @@ function draw(logits: Float32Array, temperature: number, topK: number, random: G
  * @param prompt at least one token.
  * @throws OptionError, OutOfMemoryError.
  */
-export async function* generate(model: CausalLM, prompt: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number> {
+export async function* generate(
+  model: CausalLM,
+  prompt: readonly number[],
+  options: GenerateOptions = {},
+): AsyncGenerator<number> {
   const op = 'generate';
   checkOptions(op, options, ['maxTokens', 'temperature', 'topK', 'seed', 'stopTokens', 'signal']);
   const { vocabulary } = model.config;
   const maxTokens = checkInteger(op, 'maxTokens', options.maxTokens ?? 256, 1, 2 ** 24);
   const temperature = checkNumber(op, 'temperature', options.temperature ?? 1, 0);
   const topK = checkInteger(op, 'topK', options.topK ?? 0, 0, vocabulary);
-  if (!Array.isArray(prompt) || prompt.length === 0) throw new OptionError(`${op}: expected a prompt of at least one token`);
+  if (!Array.isArray(prompt) || prompt.length === 0)
+    throw new OptionError(`${op}: expected a prompt of at least one token`);
   for (const id of prompt as number[]) checkInteger(op, 'prompt', id, 0, vocabulary - 1);
   const random = new Generator(options.seed ?? 0);
 

@@ -27,7 +27,12 @@ export interface LinearOptions {
 
 const OPTIONS = ['bias', 'std', 'dtype', 'device'];
 
-function initial(op: string, inputs: number, outputs: number, options: LinearOptions): { weight: Tensor; bias: Tensor | null } {
+function initial(
+  op: string,
+  inputs: number,
+  outputs: number,
+  options: LinearOptions,
+): { weight: Tensor; bias: Tensor | null } {
   checkInteger(op, 'inputs', inputs, 1, 2 ** 31 - 1);
   checkInteger(op, 'outputs', outputs, 1, 2 ** 31 - 1);
   checkOptions(op, options, OPTIONS);

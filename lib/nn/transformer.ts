@@ -64,7 +64,13 @@ export function checkLayerConfig(op: string, config: LayerConfig): void {
   }
 }
 
-function projection(inputs: number, outputs: number, config: LayerConfig, device: Device, scale = 1): Linear | TernaryLinear {
+function projection(
+  inputs: number,
+  outputs: number,
+  config: LayerConfig,
+  device: Device,
+  scale = 1,
+): Linear | TernaryLinear {
   const options = { dtype: config.dtype, device, std: scale / Math.sqrt(inputs) };
   return config.ternary ? new TernaryLinear(inputs, outputs, options) : new Linear(inputs, outputs, options);
 }
@@ -179,6 +185,7 @@ export function createKvCache(
 ): KvCache {
   checkInteger('createKvCache', 'batch', batch, 1, 2 ** 31 - 1);
   checkInteger('createKvCache', 'capacity', capacity, 1, 2 ** 31 - 1);
-  const make = (): Tensor => keep(zeros([batch, capacity, config.keyHeads, config.headDim], { dtype: config.dtype, device }));
+  const make = (): Tensor =>
+    keep(zeros([batch, capacity, config.keyHeads, config.headDim], { dtype: config.dtype, device }));
   return { keys: make(), values: make(), length: 0 };
 }

@@ -29,28 +29,34 @@ export function bitLinear(x: Tensor, weight: Tensor, bias: Tensor | null = null)
   int8Product(codes, scales, ternary, bias, out, m);
   const [needsX, needsWeight, needsBias] = [needsGrad(x), needsGrad(weight), needsGrad(bias)];
   const { dtype } = weight;
-  record(op, [x, weight, bias], out, [...ternary.tensors(), codes, scales], ([dOut], [packed, scale, xCodes, xScales]) => {
-    if (!dOut) return [null, null, null];
-    const dX = needsX ? ternaryInputGradient(op, dOut, packed, scale, m, n, k) : null;
-    let dWeight: Tensor | null = null;
-    if (needsWeight) {
-      dWeight = empty(op, [n, k], dtype, device);
-      device.backend.bitLinearWeightBackward({
-        dOut: dOut.arg,
-        codes: xCodes.arg,
-        activationScales: xScales.arg,
-        dWeight: dWeight.arg,
-        m,
-        n,
-        k,
-      });
-    }
-    return [
-      dX && reshape(dX, [...dOut.shape.slice(0, -1), k]),
-      dWeight,
-      needsBias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null,
-    ];
-  });
+  record(
+    op,
+    [x, weight, bias],
+    out,
+    [...ternary.tensors(), codes, scales],
+    ([dOut], [packed, scale, xCodes, xScales]) => {
+      if (!dOut) return [null, null, null];
+      const dX = needsX ? ternaryInputGradient(op, dOut, packed, scale, m, n, k) : null;
+      let dWeight: Tensor | null = null;
+      if (needsWeight) {
+        dWeight = empty(op, [n, k], dtype, device);
+        device.backend.bitLinearWeightBackward({
+          dOut: dOut.arg,
+          codes: xCodes.arg,
+          activationScales: xScales.arg,
+          dWeight: dWeight.arg,
+          m,
+          n,
+          k,
+        });
+      }
+      return [
+        dX && reshape(dX, [...dOut.shape.slice(0, -1), k]),
+        dWeight,
+        needsBias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null,
+      ];
+    },
+  );
   ternary.dispose();
   codes.dispose();
   scales.dispose();

@@ -2,7 +2,15 @@
 // Copyright 2026 The Ternflash Authors
 
 import { record } from '../autograd/tape.js';
-import { checkFloat, checkInteger, checkOneOf, checkOptions, checkShape, checkTensor, checkTogether } from '../check.js';
+import {
+  checkFloat,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkShape,
+  checkTensor,
+  checkTogether,
+} from '../check.js';
 import { empty, workspace, type Tensor } from '../tensor.js';
 
 /** Options of {@link crossEntropy}. */

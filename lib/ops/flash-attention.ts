@@ -3,7 +3,16 @@
 
 import type { AttentionShape } from '../backend.js';
 import { record } from '../autograd/tape.js';
-import { checkBoolean, checkFloat, checkInteger, checkOptions, checkPositive, checkShape, checkTogether, showShape } from '../check.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  checkOptions,
+  checkPositive,
+  checkShape,
+  checkTogether,
+  showShape,
+} from '../check.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { empty, workspace, type Tensor } from '../tensor.js';
 
@@ -25,11 +34,19 @@ export interface FlashAttentionOptions {
 const MAX_HEAD_DIM = 256;
 
 /** The checks shared with attention over a cache: k and v are [B, capacity, G, D]. */
-function attentionShape(op: string, q: Tensor, k: Tensor, options: FlashAttentionOptions, keys: number): AttentionShape {
+function attentionShape(
+  op: string,
+  q: Tensor,
+  k: Tensor,
+  options: FlashAttentionOptions,
+  keys: number,
+): AttentionShape {
   const [batch, queries, heads, headDim] = q.shape;
   const keyHeads = k.shape[2];
   if (heads % keyHeads !== 0) {
-    throw new ShapeError(`${op}: expected a number of key heads that divides the ${heads} query heads, got ${keyHeads}`);
+    throw new ShapeError(
+      `${op}: expected a number of key heads that divides the ${heads} query heads, got ${keyHeads}`,
+    );
   }
   const causal = checkBoolean(op, 'causal', options.causal ?? false);
   const window = options.window ?? [-1, -1];
@@ -52,13 +69,21 @@ function attentionShape(op: string, q: Tensor, k: Tensor, options: FlashAttentio
   };
 }
 
-function checkQueryKeyValue(op: string, q: Tensor, k: Tensor, v: Tensor, keyName: string, valueName: string): Tensor['device'] {
+function checkQueryKeyValue(
+  op: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  keyName: string,
+  valueName: string,
+): Tensor['device'] {
   checkFloat(op, 'q', q);
   checkFloat(op, keyName, k);
   checkFloat(op, valueName, v);
   checkShape(op, 'q', q, ['B', 'Sq', 'H', 'D']);
   const [batch, , , headDim] = q.shape;
-  if (headDim > MAX_HEAD_DIM) throw new ShapeError(`${op}: expected a head dim of 1 to ${MAX_HEAD_DIM}, got ${headDim}`);
+  if (headDim > MAX_HEAD_DIM)
+    throw new ShapeError(`${op}: expected a head dim of 1 to ${MAX_HEAD_DIM}, got ${headDim}`);
   checkShape(op, keyName, k, [batch, 'Sk', 'G', headDim], `to match q ${showShape(q.shape)}`);
   checkShape(op, valueName, v, k.shape, `to match ${keyName}`);
   return checkTogether(op, { q, [keyName]: k, [valueName]: v });
@@ -74,7 +99,12 @@ function checkQueryKeyValue(op: string, q: Tensor, k: Tensor, v: Tensor, keyName
  * @returns out [B, Sq, H, D], or with `returnLse` also lse, float32 [B, H, Sq] (natural log); gradients flow through both.
  * @throws ShapeError, DTypeError, DeviceError, OptionError, DisposedError, OutOfMemoryError.
  */
-export function flashAttention(q: Tensor, k: Tensor, v: Tensor, options?: FlashAttentionOptions & { returnLse?: false }): Tensor;
+export function flashAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options?: FlashAttentionOptions & { returnLse?: false },
+): Tensor;
 export function flashAttention(
   q: Tensor,
   k: Tensor,
@@ -103,32 +133,38 @@ export function flashAttention(
   const lse = (returnLse ? empty : workspace)(op, [batch, heads, queries], 'float32', device);
   device.backend.flashAttention({ ...shape, q: q.arg, k: k.arg, v: v.arg, out: out.arg, lse: lse.arg });
 
-  record(op, [q, k, v], returnLse ? [out, lse] : out, [q, k, v, out, lse], ([dOut, dLse], [query, key, value, result, rowLse]) => {
-    const dQ = empty(op, query.shape, query.dtype, device);
-    const dK = empty(op, key.shape, key.dtype, device);
-    const dV = empty(op, value.shape, value.dtype, device);
-    const delta = empty(op, rowLse.shape, 'float32', device);
-    let incoming = dOut;
-    if (!incoming) {
-      incoming = empty(op, result.shape, result.dtype, device);
-      device.backend.fill({ out: incoming.arg, value: 0 });
-    }
-    device.backend.flashAttentionBackward({
-      ...shape,
-      q: query.arg,
-      k: key.arg,
-      v: value.arg,
-      out: result.arg,
-      lse: rowLse.arg,
-      dOut: incoming.arg,
-      dLse: dLse ? dLse.arg : null,
-      dQ: dQ.arg,
-      dK: dK.arg,
-      dV: dV.arg,
-      delta: delta.arg,
-    });
-    return [dQ, dK, dV];
-  });
+  record(
+    op,
+    [q, k, v],
+    returnLse ? [out, lse] : out,
+    [q, k, v, out, lse],
+    ([dOut, dLse], [query, key, value, result, rowLse]) => {
+      const dQ = empty(op, query.shape, query.dtype, device);
+      const dK = empty(op, key.shape, key.dtype, device);
+      const dV = empty(op, value.shape, value.dtype, device);
+      const delta = empty(op, rowLse.shape, 'float32', device);
+      let incoming = dOut;
+      if (!incoming) {
+        incoming = empty(op, result.shape, result.dtype, device);
+        device.backend.fill({ out: incoming.arg, value: 0 });
+      }
+      device.backend.flashAttentionBackward({
+        ...shape,
+        q: query.arg,
+        k: key.arg,
+        v: value.arg,
+        out: result.arg,
+        lse: rowLse.arg,
+        dOut: incoming.arg,
+        dLse: dLse ? dLse.arg : null,
+        dQ: dQ.arg,
+        dK: dK.arg,
+        dV: dV.arg,
+        delta: delta.arg,
+      });
+      return [dQ, dK, dV];
+    },
+  );
   if (returnLse) return { out, lse };
   lse.dispose();
   return out;
@@ -166,7 +202,8 @@ export function flashAttentionWithKvCache(
   checkOptions(op, options, ['newK', 'newV', 'causal', 'window', 'scale']);
   const [batch, capacity, keyHeads, headDim] = cache.keys.shape;
   const { newK, newV } = options;
-  if ((newK === undefined) !== (newV === undefined)) throw new OptionError(`${op}: expected both newK and newV or neither, got one`);
+  if ((newK === undefined) !== (newV === undefined))
+    throw new OptionError(`${op}: expected both newK and newV or neither, got one`);
   let length = checkInteger(op, 'cache.length', cache.length, 0, capacity);
   if (newK && newV) {
     checkFloat(op, 'newK', newK);
@@ -175,7 +212,8 @@ export function flashAttentionWithKvCache(
     checkShape(op, 'newV', newV, newK.shape, 'to match newK');
     checkTogether(op, { q, newK, newV });
     length += newK.shape[1];
-    if (length > capacity) throw new ShapeError(`${op}: expected at most ${capacity} tokens in the cache, got ${length}`);
+    if (length > capacity)
+      throw new ShapeError(`${op}: expected at most ${capacity} tokens in the cache, got ${length}`);
   }
   if (length === 0) throw new ShapeError(`${op}: expected a cache of at least one token, got an empty one`);
   const window = options.window ?? [-1, -1];
@@ -188,7 +226,14 @@ export function flashAttentionWithKvCache(
     device.backend.kvCacheAppend({ ...rows, x: newV.arg, cache: cache.values.arg });
     cache.length = length;
   }
-  device.backend.flashAttention({ ...shape, q: q.arg, k: cache.keys.arg, v: cache.values.arg, out: out.arg, lse: lse.arg });
+  device.backend.flashAttention({
+    ...shape,
+    q: q.arg,
+    k: cache.keys.arg,
+    v: cache.values.arg,
+    out: out.arg,
+    lse: lse.arg,
+  });
   lse.dispose();
   return out;
 }

@@ -16,7 +16,14 @@ function gatedActivation(kind: 'swiglu' | 'relu2Glu', gate: Tensor, up: Tensor):
     if (!dOut) return [null, null];
     const dGate = empty(kind, g.shape, g.dtype, device);
     const dUp = empty(kind, u.shape, u.dtype, device);
-    device.backend.gatedActivationBackward({ kind, dOut: dOut.arg, gate: g.arg, up: u.arg, dGate: dGate.arg, dUp: dUp.arg });
+    device.backend.gatedActivationBackward({
+      kind,
+      dOut: dOut.arg,
+      gate: g.arg,
+      up: u.arg,
+      dGate: dGate.arg,
+      dUp: dUp.arg,
+    });
     return [dGate, dUp];
   });
   return out;

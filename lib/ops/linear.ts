@@ -39,11 +39,31 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
     let dWeight: Tensor | null = null;
     if (needsX) {
       dX = empty('linear', input.shape, input.dtype, device);
-      backend.matmul({ a: dOut.arg, b: w.arg, bias: null, out: dX.arg, m, n: k, k: n, transposeA: false, transposeB: false });
+      backend.matmul({
+        a: dOut.arg,
+        b: w.arg,
+        bias: null,
+        out: dX.arg,
+        m,
+        n: k,
+        k: n,
+        transposeA: false,
+        transposeB: false,
+      });
     }
     if (needsWeight) {
       dWeight = empty('linear', w.shape, w.dtype, device);
-      backend.matmul({ a: dOut.arg, b: input.arg, bias: null, out: dWeight.arg, m: n, n: k, k: m, transposeA: true, transposeB: false });
+      backend.matmul({
+        a: dOut.arg,
+        b: input.arg,
+        bias: null,
+        out: dWeight.arg,
+        m: n,
+        n: k,
+        k: m,
+        transposeA: true,
+        transposeB: false,
+      });
     }
     return [dX, dWeight, needsBias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null];
   });

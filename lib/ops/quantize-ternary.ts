@@ -50,13 +50,21 @@ export function dequantizeTernary(weight: TernaryTensor, options: { dtype?: Floa
   const dtype = checkOneOf(op, 'dtype', options.dtype ?? 'float32', FLOAT_DTYPES);
   const [rows, cols] = weight.shape;
   const out = empty(op, [rows, cols], dtype, weight.device);
-  weight.device.backend.dequantizeTernary({ packed: weight.packed.arg, scale: weight.scale.arg, out: out.arg, rows, cols });
+  weight.device.backend.dequantizeTernary({
+    packed: weight.packed.arg,
+    scale: weight.scale.arg,
+    out: out.arg,
+    rows,
+    cols,
+  });
   return out;
 }
 
 /** @internal */
 export function checkTernary(op: string, weight: TernaryTensor): TernaryTensor {
-  if (!(weight instanceof TernaryTensor)) throw new OptionError(`${op}: expected a TernaryTensor for weight, got ${String(weight)}`);
-  if (weight.isDisposed) throw new DisposedError(`${op}: expected a live ternary tensor for weight, got a disposed one`);
+  if (!(weight instanceof TernaryTensor))
+    throw new OptionError(`${op}: expected a TernaryTensor for weight, got ${String(weight)}`);
+  if (weight.isDisposed)
+    throw new DisposedError(`${op}: expected a live ternary tensor for weight, got a disposed one`);
   return weight;
 }

@@ -2,7 +2,16 @@
 // Copyright 2026 The Ternflash Authors
 
 import { record } from '../autograd/tape.js';
-import { checkBoolean, checkFloat, checkInteger, checkOptions, checkPositive, checkShape, checkTensor, checkTogether } from '../check.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  checkOptions,
+  checkPositive,
+  checkShape,
+  checkTensor,
+  checkTogether,
+} from '../check.js';
 import { OptionError } from '../errors.js';
 import { empty, fromBytes, type Tensor } from '../tensor.js';
 

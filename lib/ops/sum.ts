@@ -34,7 +34,14 @@ function reduce(op: string, x: Tensor, options: ReduceOptions, average: boolean)
 }
 
 /** The gradient of a reduction: factor times the output's gradient, repeated along the reduced axis. */
-function spread(dOut: Tensor, shape: readonly number[], outer: number, length: number, inner: number, factor: number): Tensor {
+function spread(
+  dOut: Tensor,
+  shape: readonly number[],
+  outer: number,
+  length: number,
+  inner: number,
+  factor: number,
+): Tensor {
   const { backend } = dOut.device;
   const factors = empty('sum', [1], dOut.dtype, dOut.device);
   backend.fill({ out: factors.arg, value: factor });

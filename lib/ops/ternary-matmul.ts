@@ -39,7 +39,9 @@ export function ternaryMatmul(x: Tensor, weight: TernaryTensor, options: Ternary
   const bias = options.bias ?? null;
   const [n, k] = weight.shape;
   if (x.shape[x.shape.length - 1] !== k) {
-    throw new ShapeError(`${op}: expected x of shape [..., ${k}] to match weight [${n}, ${k}], got [${x.shape.join(', ')}]`);
+    throw new ShapeError(
+      `${op}: expected x of shape [..., ${k}] to match weight [${n}, ${k}], got [${x.shape.join(', ')}]`,
+    );
   }
   if (bias) {
     checkFloat(op, 'bias', bias);
@@ -83,7 +85,14 @@ export function quantizeActivations(op: string, x: Tensor, m: number, k: number)
 }
 
 /** @internal */
-export function int8Product(codes: Tensor, scales: Tensor, weight: TernaryTensor, bias: Tensor | null, out: Tensor, m: number): void {
+export function int8Product(
+  codes: Tensor,
+  scales: Tensor,
+  weight: TernaryTensor,
+  bias: Tensor | null,
+  out: Tensor,
+  m: number,
+): void {
   const [n, k] = weight.shape;
   out.device.backend.ternaryMatmulInt8({
     codes: codes.arg,
@@ -99,8 +108,24 @@ export function int8Product(codes: Tensor, scales: Tensor, weight: TernaryTensor
 }
 
 /** @internal dOut (trits · scale), [M, K]. */
-export function ternaryInputGradient(op: string, dOut: Tensor, packed: Tensor, scale: Tensor, m: number, n: number, k: number): Tensor {
+export function ternaryInputGradient(
+  op: string,
+  dOut: Tensor,
+  packed: Tensor,
+  scale: Tensor,
+  m: number,
+  n: number,
+  k: number,
+): Tensor {
   const dX = empty(op, [m, k], dOut.dtype, dOut.device);
-  dOut.device.backend.ternaryMatmulBackward({ dOut: dOut.arg, packed: packed.arg, weightScale: scale.arg, dX: dX.arg, m, n, k });
+  dOut.device.backend.ternaryMatmulBackward({
+    dOut: dOut.arg,
+    packed: packed.arg,
+    weightScale: scale.arg,
+    dX: dX.arg,
+    m,
+    n,
+    k,
+  });
   return dX;
 }

@@ -47,7 +47,8 @@ export class TernaryTensor {
     checkInteger(op, 'shape[1]', cols, 1, 2 ** 31 - 1);
     if (trits.length !== rows * cols) throw new ShapeError(`${op}: expected ${rows * cols} trits, got ${trits.length}`);
     const scales = typeof scale === 'number' ? Float32Array.of(scale) : Float32Array.from(scale);
-    if (scales.length !== 1 && scales.length !== rows) throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${scales.length}`);
+    if (scales.length !== 1 && scales.length !== rows)
+      throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${scales.length}`);
     for (const each of scales) checkPositive(op, 'scale', each);
     const rowBytes = Math.ceil(cols / 4);
     const bytes = new Uint8Array(rows * rowBytes).fill(0b01010101);
@@ -162,7 +163,8 @@ export class TernaryTensor {
 }
 
 function checkTrit(op: string, trit: number): number {
-  if (trit !== -1 && trit !== 0 && trit !== 1) throw new OptionError(`${op}: expected a trit of -1, 0 or 1, got ${String(trit)}`);
+  if (trit !== -1 && trit !== 0 && trit !== 1)
+    throw new OptionError(`${op}: expected a trit of -1, 0 or 1, got ${String(trit)}`);
   return trit;
 }
 

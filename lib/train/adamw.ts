@@ -68,7 +68,9 @@ export class AdamW {
       for (const parameter of group.parameters) {
         checkFloat(op, 'parameter', parameter);
         if (this.slots.some((slot) => slot.parameter === parameter)) {
-          throw new OptionError(`${op}: expected each parameter once, got one of shape [${parameter.shape.join(', ')}] twice`);
+          throw new OptionError(
+            `${op}: expected each parameter once, got one of shape [${parameter.shape.join(', ')}] twice`,
+          );
         }
         const moment = (): Tensor => keep(zeros(parameter.shape, { device: parameter.device }));
         this.slots.push({ parameter, weightDecay: decay, firstMoment: moment(), secondMoment: moment() });
@@ -127,7 +129,8 @@ export function clipGradNorm(parameters: readonly Tensor[], maxNorm: number): Te
   const gradients = parameters.flatMap((parameter) => parameter.grad ?? []);
   if (gradients.length === 0) throw new OptionError(`${op}: expected at least one parameter with a gradient, got none`);
   const { device } = gradients[0];
-  if (gradients.some((gradient) => gradient.device !== device)) throw new OptionError(`${op}: expected gradients on one device`);
+  if (gradients.some((gradient) => gradient.device !== device))
+    throw new OptionError(`${op}: expected gradients on one device`);
   return tidy(() => {
     const norm = zeros([], { device });
     const coefficient = zeros([], { device });

@@ -12,6 +12,7 @@ import {
   randn,
   reshape,
   rmsNorm,
+  scale,
   sum,
   swiglu,
   tidy,
@@ -32,7 +33,12 @@ describeBackends((device) => {
 
   const network = (): Network => {
     const norm = leaf('norm', [16]);
-    const [up, gate, down, query] = [leaf('up', [32, 16]), leaf('gate', [32, 16]), leaf('down', [16, 32]), leaf('q', [16, 16])];
+    const [up, gate, down, query] = [
+      leaf('up', [32, 16]),
+      leaf('gate', [32, 16]),
+      leaf('down', [16, 32]),
+      leaf('q', [16, 16]),
+    ];
     return {
       leaves: [norm, up, gate, down, query],
       layer: (x) => {
@@ -76,7 +82,12 @@ describeBackends((device) => {
   test('several inputs, an integer among them, and several results', async () => {
     const [a, b] = [leaf('a', [3]), leaf('b', [3])];
     const ids = make(device, 'int32', [1], [1]);
-    const [product, total] = checkpoint((x: Tensor, y: Tensor, _: Tensor) => [mul(x, y), add(x, y)], a, b, ids);
+    const [product, total] = checkpoint(
+      (x: Tensor, y: Tensor, index: Tensor) => [scale(mul(x, y), index.size), add(x, y)],
+      a,
+      b,
+      ids,
+    );
     sum(add(product, total)).backward();
     const [av, bv] = [await a.data(), await b.data()];
     expect([...(await (a.grad as Tensor).data())]).toEqual(Array.from(bv, (value) => Math.fround(value + 1)));

@@ -25,7 +25,10 @@ const onCpu = hasCpu ? describe : describe.skip;
 const library = path.join(packageRoot(), '.out', 'lib', 'index.js');
 
 /** Runs a script that sees the library as `t`, in a process of its own. */
-function child(script: string, environment: Record<string, string> = {}): { status: number | null; out: string; error: string } {
+function child(
+  script: string,
+  environment: Record<string, string> = {},
+): { status: number | null; out: string; error: string } {
   const run = spawnSync(process.execPath, ['-e', `const t = require(${JSON.stringify(library)});\n${script}`], {
     encoding: 'utf8',
     timeout: 50_000,
@@ -139,8 +142,10 @@ onCpu('the stream of the cpu device', () => {
     expect(waited).toEqual({ status: 0, out: '23', error: '' });
   });
 
-  test.each(['base', 'avx2', 'avx512', 'avx512vnni'])('instruction set %s: the same integers, and floats within rounding', async (isa) => {
-    const script = `(async () => {
+  test.each(['base', 'avx2', 'avx512', 'avx512vnni'])(
+    'instruction set %s: the same integers, and floats within rounding',
+    async (isa) => {
+      const script = `(async () => {
       const x = t.randn([5, 300], { seed: 1 }), w = t.randn([70, 300], { seed: 2 });
       const packed = t.quantizeTernary(w);
       const exact = await t.ternaryMatmul(x, packed).data();
@@ -149,19 +154,25 @@ onCpu('the stream of the cpu device', () => {
       const attention = await t.flashAttention(q, q, q, { causal: true }).data();
       console.log(JSON.stringify([t.devices()[1].reason, [...exact], [...floats], [...attention]]));
     })()`;
-    const capped = child(script, { TERNFLASH_ISA: isa });
-    expect(capped.error).toBe('');
-    const plain = child(script, { TERNFLASH_NATIVE: '0' });
-    const [reason, exact, floats, attention] = JSON.parse(capped.out) as [string, number[], number[], number[]];
-    const [without, exactPlain, floatsPlain, attentionPlain] = JSON.parse(plain.out) as [string, number[], number[], number[]];
-    expect(without).toBe('no native addon (the native addon is switched off by TERNFLASH_NATIVE=0)');
-    // A level this processor lacks gives the best one below it.
-    expect(reason).toMatch(/^native kernels for (base|avx2|avx512|avx512vnni), \d+ threads$/);
-    if (isa === 'base') expect(reason).toContain('for base,');
-    expect(exact).toEqual(exactPlain);
-    floats.forEach((value, i) => expect(Math.abs(value - floatsPlain[i])).toBeLessThan(300 * 2 ** -24 * 20));
-    attention.forEach((value, i) => expect(Math.abs(value - attentionPlain[i])).toBeLessThan(1e-5));
-  });
+      const capped = child(script, { TERNFLASH_ISA: isa });
+      expect(capped.error).toBe('');
+      const plain = child(script, { TERNFLASH_NATIVE: '0' });
+      const [reason, exact, floats, attention] = JSON.parse(capped.out) as [string, number[], number[], number[]];
+      const [without, exactPlain, floatsPlain, attentionPlain] = JSON.parse(plain.out) as [
+        string,
+        number[],
+        number[],
+        number[],
+      ];
+      expect(without).toBe('no native addon (the native addon is switched off by TERNFLASH_NATIVE=0)');
+      // A level this processor lacks gives the best one below it.
+      expect(reason).toMatch(/^native kernels for (base|avx2|avx512|avx512vnni), \d+ threads$/);
+      if (isa === 'base') expect(reason).toContain('for base,');
+      expect(exact).toEqual(exactPlain);
+      floats.forEach((value, i) => expect(Math.abs(value - floatsPlain[i])).toBeLessThan(300 * 2 ** -24 * 20));
+      attention.forEach((value, i) => expect(Math.abs(value - attentionPlain[i])).toBeLessThan(1e-5));
+    },
+  );
 });
 
 test('without the addon the reference backend is the default, and cpu says why it is not there', () => {
@@ -181,10 +192,14 @@ test('the garbage collector frees what nobody disposed', () => {
     console.log(JSON.stringify(t.memory()[t.getDefaultDevice().id].bytes));
   })()`;
   for (const native of ['0', '1']) {
-    const run = spawnSync(process.execPath, ['--expose-gc', '-e', `const t = require(${JSON.stringify(library)});\n${script}`], {
-      encoding: 'utf8',
-      env: { ...process.env, TERNFLASH_NATIVE: native },
-    });
+    const run = spawnSync(
+      process.execPath,
+      ['--expose-gc', '-e', `const t = require(${JSON.stringify(library)});\n${script}`],
+      {
+        encoding: 'utf8',
+        env: { ...process.env, TERNFLASH_NATIVE: native },
+      },
+    );
     expect(Number(run.stdout)).toBeLessThan(16000);
   }
 });

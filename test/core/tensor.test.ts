@@ -30,7 +30,14 @@ const values = async (of: Tensor): Promise<number[]> => [...(await of.data())];
 
 describeBackends((device) => {
   test('made from nested arrays, typed arrays and numbers', async () => {
-    const nested = tensor([[1, 2], [3, 4], [5, 6]], { device });
+    const nested = tensor(
+      [
+        [1, 2],
+        [3, 4],
+        [5, 6],
+      ],
+      { device },
+    );
     expect([nested.shape, nested.dtype, nested.size, nested.bytes]).toEqual([[3, 2], 'float32', 6, 24]);
     expect(await values(nested)).toEqual([1, 2, 3, 4, 5, 6]);
     expect(tensor(5, { device }).shape).toEqual([]);
@@ -76,7 +83,9 @@ describeBackends((device) => {
     const flat = await values(uniform([20000], { device, seed: 1, low: -1, high: 3 }));
     expect(Math.min(...flat)).toBeGreaterThanOrEqual(-1);
     expect(Math.max(...flat)).toBeLessThan(3);
-    expect(Math.abs(flat.reduce((total, value) => total + value, 0) / 20000 - 1)).toBeLessThan(4 * Math.sqrt(16 / 12 / 20000));
+    expect(Math.abs(flat.reduce((total, value) => total + value, 0) / 20000 - 1)).toBeLessThan(
+      4 * Math.sqrt(16 / 12 / 20000),
+    );
   });
 
   test('to another device and dtype: a copy outside the graph', async () => {
@@ -99,7 +108,14 @@ describeBackends((device) => {
     await expect(x.data()).rejects.toThrow(DisposedError);
     await expect(x.raw()).rejects.toThrow('raw: expected a live tensor, got a disposed one of shape [2, 2]');
     await expect(x.to({ dtype: 'int8' })).rejects.toThrow(DisposedError);
-    for (const use of [() => x.reshape(4), () => x.transpose(), () => x.cast('int8'), () => x.detach(), () => x.backward(), () => x.device]) {
+    for (const use of [
+      () => x.reshape(4),
+      () => x.transpose(),
+      () => x.cast('int8'),
+      () => x.detach(),
+      () => x.backward(),
+      () => x.device,
+    ]) {
       expect(use).toThrow(DisposedError);
     }
   });
@@ -183,7 +199,9 @@ describeBackends((device) => {
     expect(() => tensor('x' as unknown as number, { device })).toThrow(OptionError);
     expect(() => zeros([0], { device })).toThrow('zeros: expected at most 8 positive integers for shape, got [0]');
     expect(() => zeros([1.5], { device })).toThrow(ShapeError);
-    expect(() => zeros([2], { devcie: device } as object)).toThrow('zeros: expected only dtype, device, requiresGrad as options, got devcie');
+    expect(() => zeros([2], { devcie: device } as object)).toThrow(
+      'zeros: expected only dtype, device, requiresGrad as options, got devcie',
+    );
     expect(() => arange(0, 5, -1, { device })).toThrow('arange: expected a step that leads from 0 to 5, got -1');
     expect(() => randn([2], { seed: -1, device })).toThrow(OptionError);
     expect(() => randn([2], { dtype: 'int8', device })).toThrow(DTypeError);

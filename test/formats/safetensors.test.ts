@@ -30,7 +30,9 @@ const entry = (shape: unknown, begin: number, end: number, dtype = 'F32'): objec
 describeBackends((device) => {
   test('every dtype survives to the bit, in order, with metadata', async () => {
     const dtypes: DType[] = ['float32', 'float16', 'bfloat16', 'int8', 'uint8', 'int32'];
-    const tensors = Object.fromEntries(dtypes.map((dtype) => [dtype, make(device, dtype, [2, 3], [0, 1, 2, 3.5, 100, 7])]));
+    const tensors = Object.fromEntries(
+      dtypes.map((dtype) => [dtype, make(device, dtype, [2, 3], [0, 1, 2, 3.5, 100, 7])]),
+    );
     const file = path.join(folder, 'all.safetensors');
     await writeSafetensors(file, tensors, { made: 'here' });
     const read = await readSafetensors(file, { device });
@@ -71,16 +73,40 @@ test('a failed write leaves the former file and no other', async () => {
 describe('a file that is not well formed is refused with its place', () => {
   const cases: [string, () => string, string][] = [
     ['empty', () => fileOf('', 0, 5n), 'expected a header length of at most 0 at byte 0, got 5'],
-    ['no header length', () => { const file = path.join(folder, 'bad.safetensors'); writeFileSync(file, 'abc'); return file; }, 'expected an 8-byte header length at byte 0, got a file of 3 bytes'],
+    [
+      'no header length',
+      () => {
+        const file = path.join(folder, 'bad.safetensors');
+        writeFileSync(file, 'abc');
+        return file;
+      },
+      'expected an 8-byte header length at byte 0, got a file of 3 bytes',
+    ],
     ['absurd header length', () => fileOf('{}', 0, 2n ** 60n), 'expected a header length of at most 2 at byte 0'],
     ['not JSON', () => fileOf('{"a":', 0), 'expected a JSON header at byte 8'],
     ['not an object', () => fileOf([1], 0), 'expected a JSON object at byte 8'],
     ['an unknown dtype', () => fileOf({ a: entry([1], 0, 8, 'F64') }, 8), 'as dtype of a, got F64'],
-    ['a shape of nonsense', () => fileOf({ a: entry([-1], 0, 4) }, 4), 'expected at most 8 positive sizes as shape of a'],
-    ['an absurd shape', () => fileOf({ a: entry([2 ** 40, 2 ** 40], 0, 4) }, 4), 'bytes for a at byte 8, got offsets 0 to 4'],
-    ['offsets of the wrong length', () => fileOf({ a: entry([2], 0, 4) }, 4), 'expected 8 bytes for a at byte 8, got offsets 0 to 4'],
+    [
+      'a shape of nonsense',
+      () => fileOf({ a: entry([-1], 0, 4) }, 4),
+      'expected at most 8 positive sizes as shape of a',
+    ],
+    [
+      'an absurd shape',
+      () => fileOf({ a: entry([2 ** 40, 2 ** 40], 0, 4) }, 4),
+      'bytes for a at byte 8, got offsets 0 to 4',
+    ],
+    [
+      'offsets of the wrong length',
+      () => fileOf({ a: entry([2], 0, 4) }, 4),
+      'expected 8 bytes for a at byte 8, got offsets 0 to 4',
+    ],
     ['offsets beyond the end', () => fileOf({ a: entry([2], 0, 8) }, 4), 'expected a to end within 4 bytes of data'],
-    ['overlapping tensors', () => fileOf({ a: entry([2], 0, 8), b: entry([2], 4, 12) }, 12), 'expected b to begin at 8'],
+    [
+      'overlapping tensors',
+      () => fileOf({ a: entry([2], 0, 8), b: entry([2], 4, 12) }, 12),
+      'expected b to begin at 8',
+    ],
     ['a hole', () => fileOf({ a: entry([1], 4, 8) }, 8), 'expected a to begin at 0'],
     ['bytes left over', () => fileOf({ a: entry([1], 0, 4) }, 12), 'expected 4 bytes of data at byte'],
     ['null for a tensor', () => fileOf({ a: null }, 0), 'as dtype of a, got undefined'],

@@ -33,7 +33,10 @@ function smallModel(device: DeviceName, options: Partial<CausalLMOptions> = {}):
 function tokens(device: DeviceName, batch: number, sequence: number): { ids: Tensor; targets: Tensor } {
   const random = new Random('tokens');
   const draw = (): Tensor =>
-    tensor(Int32Array.from({ length: batch * sequence }, () => random.integer(0, 32)), { shape: [batch, sequence], device });
+    tensor(
+      Int32Array.from({ length: batch * sequence }, () => random.integer(0, 32)),
+      { shape: [batch, sequence], device },
+    );
   return { ids: draw(), targets: draw() };
 }
 
@@ -70,7 +73,10 @@ describeBackends((device) => {
     const { ids, targets } = tokens(device, 4, 32);
     const peak = async (enabled: boolean): Promise<number> => {
       model.checkpointConfig = { enabled, every: 1 };
-      const { memory, resetPeakMemory } = { memory: () => deviceNamed(device).memory(), resetPeakMemory: () => deviceNamed(device).resetPeakMemory() };
+      const { memory, resetPeakMemory } = {
+        memory: () => deviceNamed(device).memory(),
+        resetPeakMemory: () => deviceNamed(device).resetPeakMemory(),
+      };
       resetPeakMemory();
       const before = memory().bytes;
       tidy(() => model.loss(ids, targets).backward());
@@ -195,7 +201,9 @@ describeBackends((device) => {
     expect(await collect({ seed: 3, temperature: 5 })).toEqual(drawn);
     expect(await collect({ seed: 4, temperature: 5 })).not.toEqual(drawn);
     expect(await collect({ temperature: 5, topK: 1 })).toEqual(greedy);
-    expect(await collect({ temperature: 0, stopTokens: [greedy[2]] })).toEqual(greedy.slice(0, greedy.indexOf(greedy[2]) + 1));
+    expect(await collect({ temperature: 0, stopTokens: [greedy[2]] })).toEqual(
+      greedy.slice(0, greedy.indexOf(greedy[2]) + 1),
+    );
     await expect(collect({ topK: 34 })).rejects.toThrow(OptionError);
     const aborted = new AbortController();
     aborted.abort();
@@ -205,7 +213,9 @@ describeBackends((device) => {
 
   test('nonsense is refused', () => {
     expect(() => smallModel(device, { keyHeads: 3 })).toThrow('CausalLM: expected keyHeads that divide 4 heads, got 3');
-    expect(() => smallModel(device, { headDim: 7 })).toThrow('CausalLM: expected an even headDim of at most 256, got 7');
+    expect(() => smallModel(device, { headDim: 7 })).toThrow(
+      'CausalLM: expected an even headDim of at most 256, got 7',
+    );
     expect(() => smallModel(device, { activation: 'gelu' as 'swiglu' })).toThrow(OptionError);
     expect(() => smallModel(device, { hiden: 3 } as object)).toThrow(OptionError);
   });
@@ -217,7 +227,9 @@ describeBackends((device) => {
       using model = smallModel(device, { layers: 2, ternary: false });
       const { ids, targets } = tokens(device, 2, 9);
       tidy(() => model.loss(ids, targets).backward());
-      const gradients = await Promise.all([...model.namedParameters().values()].map((each) => (each.grad as Tensor).data()));
+      const gradients = await Promise.all(
+        [...model.namedParameters().values()].map((each) => (each.grad as Tensor).data()),
+      );
       return gradients.map((each) => Array.from(each));
     }),
   );
