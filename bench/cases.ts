@@ -1,21 +1,35 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { bitLinear } from '../lib/ops/bit-linear.js';
 import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
 import { quantizeTernary } from '../lib/ops/quantize-ternary.js';
 import { ternaryMatmul } from '../lib/ops/ternary-matmul.js';
+import { bitLinear } from '../lib/ops/bit-linear.js';
 import { Generator } from '../lib/random.js';
 import { tidy } from '../lib/scope.js';
-import { randn, type Tensor } from '../lib/tensor.js';
+import { randn, tensor, type Tensor } from '../lib/tensor.js';
+import { arithmeticIn, EXACT } from '../test/arithmetic.js';
+import {
+  attentionCases,
+  linearCases,
+  ternaryMatmulCases,
+  type AttentionCase,
+  type Case,
+  type LinearCase,
+} from '../test/cases.js';
+import { expectWithinTolerance, FORWARD_FACTOR, largestError } from '../test/compare.js';
+import { mapSpecs } from '../test/formulas/index.js';
+import type { OpSpec } from '../test/op-spec.js';
+import { Random } from '../test/random.js';
 
-/** One thing to time. */
+/** What a case is measured in, and the ceiling it is held against. */
+export type Unit = 'float operations' | 'integer operations' | 'bytes';
+
+/** One thing to time. Shapes come from the list the tests use too, test/cases.ts. */
 export interface BenchCase {
-  /** Operations of one run: two for a multiply-add. */
-  operations: number;
-  /** The work is integer arithmetic, so that the float ceiling does not apply. */
-  integer: boolean;
+  /** Of one run: operations, two for a multiply-add, or bytes of all inputs and outputs. */
+  amount: number;
   /** Compares the result with a float64 computation and throws if they differ by more than rounding explains. */
   check(): Promise<void>;
   run(): void;
@@ -24,6 +38,7 @@ export interface BenchCase {
 
 export interface NamedCase {
   name: string;
+  unit: Unit;
   prepare(): BenchCase;
 }
 
@@ -36,21 +51,18 @@ function expectClose(name: string, actual: number, expected: number, bound: numb
   }
 }
 
-/** Compares random entries of a matrix product with float64 sums; the bound is the worst rounding error of a float32 sum of k terms. */
+/** Compares random entries of a matrix product with float64 sums, allowing the error that k roundings in float32 are likely to make. */
 async function checkProduct(
   name: string,
   x: Tensor,
   weight: ArrayLike<number>,
   out: Tensor,
-  m: number,
-  n: number,
-  k: number,
+  { m, n, k }: { m: number; n: number; k: number },
 ): Promise<void> {
   const [left, result] = [await x.data(), await out.data()];
   const random = new Generator(3);
   for (let sample = 0; sample < SAMPLES; sample++) {
-    const row = random.integer(m);
-    const col = random.integer(n);
+    const [row, col] = [random.integer(m), random.integer(n)];
     let sum = 0;
     let magnitude = 0;
     for (let i = 0; i < k; i++) {
@@ -62,23 +74,28 @@ async function checkProduct(
   }
 }
 
-function linearCase(m: number, n: number, k: number): NamedCase {
-  const name = `linear float32 M ${m} N ${n} K ${k}`;
+const sizes = ({ lead, n, k }: LinearCase): { m: number; n: number; k: number } => ({
+  m: lead.reduce((a, b) => a * b, 1),
+  n,
+  k,
+});
+
+function linearCase(c: LinearCase): NamedCase {
+  const name = `linear ${c.name}`;
+  const { m, n, k } = sizes(c);
   return {
     name,
+    unit: 'float operations',
     prepare() {
       const x = randn([m, k], OPTIONS);
       const weight = randn([n, k], { ...OPTIONS, seed: 8 });
-      const run = (): Tensor => linear(x, weight);
       return {
-        operations: 2 * m * n * k,
-        integer: false,
+        amount: 2 * m * n * k,
         async check() {
-          const out = run();
-          await checkProduct(name, x, await weight.data(), out, m, n, k);
-          out.dispose();
+          using out = linear(x, weight);
+          await checkProduct(name, x, await weight.data(), out, { m, n, k });
         },
-        run: () => run().dispose(),
+        run: () => linear(x, weight).dispose(),
         dispose() {
           x.dispose();
           weight.dispose();
@@ -88,24 +105,24 @@ function linearCase(m: number, n: number, k: number): NamedCase {
   };
 }
 
-function ternaryCase(m: number, n: number, k: number): NamedCase {
-  const name = `ternary int8 M ${m} N ${n} K ${k}`;
+/** int8 activations, their rounding included. The result has to be exact. */
+function ternaryCase(c: LinearCase): NamedCase {
+  const name = `ternary-matmul int8 ${c.name}`;
+  const { m, n, k } = sizes(c);
   return {
     name,
+    unit: 'integer operations',
     prepare() {
       const x = randn([m, k], OPTIONS);
       const weight = randn([n, k], { ...OPTIONS, seed: 8 });
       const packed = quantizeTernary(weight);
       weight.dispose();
-      const run = (): Tensor => ternaryMatmul(x, packed);
       return {
-        operations: 2 * m * n * k,
-        integer: true,
+        amount: 2 * m * n * k,
         async check() {
           const [values, trits, scale] = [await x.data(), await packed.trits(), await packed.scale.item()];
-          const out = run();
+          using out = ternaryMatmul(x, packed);
           const result = await out.data();
-          out.dispose();
           const random = new Generator(3);
           for (let sample = 0; sample < SAMPLES; sample++) {
             const [row, col] = [random.integer(m), random.integer(n)];
@@ -120,10 +137,11 @@ function ternaryCase(m: number, n: number, k: number): NamedCase {
               const rounded = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
               sum += rounded * trits[col * k + i];
             }
-            expectClose(name, result[row * n + col], Math.fround(Math.fround(sum) * Math.fround(scale / s)), 0);
+            const expected = Math.fround(Math.fround(sum) * Math.fround(scale / s));
+            expectClose(name, result[row * n + col], expected, 0);
           }
         },
-        run: () => run().dispose(),
+        run: () => ternaryMatmul(x, packed).dispose(),
         dispose() {
           x.dispose();
           packed.dispose();
@@ -134,75 +152,56 @@ function ternaryCase(m: number, n: number, k: number): NamedCase {
 }
 
 function bitLinearStepCase(m: number, n: number, k: number): NamedCase {
-  const name = `bitLinear forward and backward M ${m} N ${n} K ${k}`;
+  const name = `bit-linear forward and backward ${m}x${n}x${k}`;
   return {
     name,
+    unit: 'integer operations',
     prepare() {
       const x = randn([m, k], { ...OPTIONS, requiresGrad: true });
       const weight = randn([n, k], { ...OPTIONS, seed: 8, requiresGrad: true });
       const dOut = randn([m, n], { ...OPTIONS, seed: 9 });
-      const run = (): void => {
-        tidy(() => bitLinear(x, weight).backward(dOut));
-      };
-      const clear = (): void => {
-        x.clearGrad();
-        weight.clearGrad();
-      };
+      const step = (): void => tidy(() => bitLinear(x, weight).backward(dOut));
+      const clear = (): void => [x, weight].forEach((each) => each.clearGrad());
       return {
-        operations: 6 * m * n * k,
-        integer: true,
+        amount: 6 * m * n * k,
         async check() {
-          run();
-          const packed = quantizeTernary(weight);
+          step();
+          using packed = quantizeTernary(weight);
           const [trits, scale] = [await packed.trits(), await packed.scale.item()];
-          packed.dispose();
           const columns = new Float64Array(k * n);
-          for (let row = 0; row < n; row++)
-            for (let col = 0; col < k; col++) columns[col * n + row] = trits[row * k + col] * scale;
-          await checkProduct(name, dOut, columns, x.grad as Tensor, m, k, n);
+          for (let i = 0; i < columns.length; i++) columns[(i % k) * n + Math.floor(i / k)] = trits[i] * scale;
+          await checkProduct(name, dOut, columns, x.grad as Tensor, { m, n: k, k: n });
           clear();
         },
         run() {
-          run();
+          step();
           clear();
         },
         dispose() {
-          for (const tensor of [x, weight, dOut]) tensor.dispose();
+          for (const each of [x, weight, dOut]) each.dispose();
         },
       };
     },
   };
 }
 
-interface AttentionSize {
-  batch: number;
-  queries: number;
-  keys: number;
-  heads: number;
-  keyHeads: number;
-  headDim: number;
-  causal: boolean;
-}
-
-/** Multiply-adds that count: causal masks halve them. */
-function attentionOperations({ batch, queries, keys, heads, headDim, causal }: AttentionSize): number {
-  let pairs = queries * keys;
-  if (causal) {
-    pairs = 0;
-    for (let i = 0; i < queries; i++) pairs += Math.max(0, Math.min(keys, i + keys - queries + 1));
-  }
-  return 4 * batch * heads * headDim * pairs;
+/** Query-key pairs that are seen. */
+function attentionPairs({ queries, keys, causal }: AttentionCase): number {
+  if (!causal) return queries * keys;
+  let pairs = 0;
+  for (let i = 0; i < queries; i++) pairs += Math.max(0, Math.min(keys, i + keys - queries + 1));
+  return pairs;
 }
 
 async function checkAttention(
   name: string,
-  size: AttentionSize,
+  c: AttentionCase,
   q: Tensor,
   k: Tensor,
   v: Tensor,
   out: Tensor,
 ): Promise<void> {
-  const { batch, queries, keys, heads, keyHeads, headDim, causal } = size;
+  const { batch, queries, keys, heads, keyHeads, headDim, causal } = c;
   const [qs, ks, vs, result] = [await q.data(), await k.data(), await v.data(), await out.data()];
   const random = new Generator(3);
   for (let sample = 0; sample < 20; sample++) {
@@ -230,75 +229,97 @@ async function checkAttention(
   }
 }
 
-function attentionCase(size: AttentionSize, backward: boolean): NamedCase {
-  const { batch, queries, keys, heads, keyHeads, headDim, causal } = size;
-  const kind = backward ? 'forward and backward' : 'forward';
-  const name = `flash-attention ${kind} B ${batch} Sq ${queries} Sk ${keys} H ${heads}/${keyHeads} D ${headDim}${causal ? ' causal' : ''}`;
+function attentionCase(c: AttentionCase, backward: boolean): NamedCase {
+  const { batch, queries, keys, heads, keyHeads, headDim, causal = false } = c;
+  const name = `flash-attention ${c.name}, ${backward ? 'forward and backward' : 'forward'}`;
   return {
     name,
+    unit: 'float operations',
     prepare() {
-      const q = randn([batch, queries, heads, headDim], { ...OPTIONS, requiresGrad: backward });
-      const k = randn([batch, keys, keyHeads, headDim], { ...OPTIONS, seed: 8, requiresGrad: backward });
-      const v = randn([batch, keys, keyHeads, headDim], { ...OPTIONS, seed: 9, requiresGrad: backward });
-      const dOut = randn([batch, queries, heads, headDim], { ...OPTIONS, seed: 10 });
-      const clear = (): void => [q, k, v].forEach((each) => each.clearGrad());
+      const make = (shape: number[], seed: number): Tensor =>
+        randn(shape, { ...OPTIONS, seed, requiresGrad: backward });
+      const q = make([batch, queries, heads, headDim], 7);
+      const k = make([batch, keys, keyHeads, headDim], 8);
+      const v = make([batch, keys, keyHeads, headDim], 9);
+      const dOut = randn(q.shape, { ...OPTIONS, seed: 10 });
       return {
-        operations: attentionOperations(size) * (backward ? 3.5 : 1),
-        integer: false,
+        amount: 4 * batch * heads * headDim * attentionPairs(c) * (backward ? 3.5 : 1),
         async check() {
-          const out = flashAttention(q, k, v, { causal });
-          await checkAttention(name, size, q, k, v, out);
-          out.dispose();
+          using out = flashAttention(q, k, v, { causal });
+          await checkAttention(name, c, q, k, v, out);
         },
         run() {
           tidy(() => {
             const out = flashAttention(q, k, v, { causal });
             if (backward) out.backward(dOut);
           });
-          clear();
+          for (const each of [q, k, v]) each.clearGrad();
         },
         dispose() {
-          for (const tensor of [q, k, v, dOut]) tensor.dispose();
+          for (const each of [q, k, v, dOut]) each.dispose();
         },
       };
     },
   };
 }
 
+/** The forward pass of an op whose time goes into reading and writing memory, checked whole against its plain formula. */
+function memoryCase<C extends Case>(spec: OpSpec<C>, c: C): NamedCase {
+  return {
+    name: `${spec.op} ${c.name}`,
+    unit: 'bytes',
+    prepare() {
+      const inputs = spec.inputs(c, new Random(c.name));
+      const tensors: Record<string, Tensor> = {};
+      for (const [name, { shape, values, dtype }] of Object.entries(inputs)) {
+        tensors[name] = tensor(values, { shape, device: 'cpu', ...(dtype && { dtype }) });
+      }
+      const run = (): Record<string, Tensor> => spec.call(tensors, c);
+      const results = run();
+      const bytes = [...Object.values(tensors), ...Object.values(results)].reduce((sum, each) => sum + each.bytes, 0);
+      for (const each of Object.values(results)) each.dispose();
+      return {
+        amount: bytes,
+        async check() {
+          const rounded: Record<string, Float64Array> = {};
+          for (const [name, each] of Object.entries(tensors)) rounded[name] = Float64Array.from(await each.data());
+          const exact = spec.forward(EXACT, rounded, c);
+          const plain = spec.forward(arithmeticIn('float32'), rounded, c);
+          for (const [name, out] of Object.entries(run())) {
+            expectWithinTolerance({
+              name: `${spec.op} ${c.name} ${name}`,
+              got: await out.data(),
+              exact: exact[name],
+              plainError: largestError(plain[name], exact[name]),
+              factor: FORWARD_FACTOR,
+              dtype: 'float32',
+              shape: out.shape,
+            });
+            out.dispose();
+          }
+        },
+        run() {
+          for (const each of Object.values(run())) each.dispose();
+        },
+        dispose() {
+          for (const each of Object.values(tensors)) each.dispose();
+        },
+      };
+    },
+  };
+}
+
+// Bound by arithmetic, and too slow to be checked whole in JavaScript: they have cases of their own above.
+const OWN_CASES = ['linear', 'ternaryMatmul', 'ternaryMatmul, float activations', 'bitLinear', 'flashAttention'];
+
 /** Every case, made only when it is its turn. */
 export function benchCases(): NamedCase[] {
-  const attention = (sequence: number, causal: boolean): AttentionSize => ({
-    batch: 1,
-    queries: sequence,
-    keys: sequence,
-    heads: 12,
-    keyHeads: 12,
-    headDim: 64,
-    causal,
-  });
-  const decode = (heads: number, keyHeads: number, headDim: number): AttentionSize => ({
-    batch: 1,
-    queries: 1,
-    keys: 4096,
-    heads,
-    keyHeads,
-    headDim,
-    causal: true,
-  });
   return [
-    linearCase(1024, 1024, 1024),
-    linearCase(128, 2560, 2560),
-    linearCase(1, 2560, 2560),
-    ternaryCase(1, 2560, 2560),
-    ternaryCase(128, 2560, 2560),
-    ternaryCase(512, 6912, 2560),
+    ...linearCases.bench.map(linearCase),
+    ...ternaryMatmulCases.bench.map(ternaryCase),
     bitLinearStepCase(2048, 512, 192),
-    ...[512, 1024, 2048].flatMap((sequence) => [
-      attentionCase(attention(sequence, false), false),
-      attentionCase(attention(sequence, true), false),
-    ]),
-    attentionCase(attention(1024, true), true),
-    attentionCase(decode(12, 12, 64), false),
-    attentionCase(decode(32, 8, 128), false),
+    ...attentionCases.bench.map((c) => attentionCase(c, false)),
+    ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),
+    ...mapSpecs((spec) => (OWN_CASES.includes(spec.op) ? [] : spec.cases.bench.map((c) => memoryCase(spec, c)))).flat(),
   ];
 }

@@ -10,7 +10,7 @@ import { cpus } from 'node:os';
 import * as path from 'node:path';
 import { device, getThreads, setThreads } from '../lib/device.js';
 import { native, packageRoot } from '../lib/native.js';
-import { benchCases, type BenchCase } from './cases.js';
+import { benchCases, type BenchCase, type Unit } from './cases.js';
 
 const MIN_SECONDS = 0.6;
 const MIN_RUNS = 5;
@@ -21,9 +21,11 @@ interface Result {
   /** Median, in milliseconds. */
   milliseconds: number;
   fastest: number;
-  /** Billions of operations a second, by the median. */
-  gops: number;
-  /** Share of the measured float32 multiply-add rate of as many threads; null where another ceiling applies. */
+  /** Billions a second, by the median. */
+  rate: number;
+  /** Of what: operations or bytes. */
+  unit: Unit;
+  /** Share of the measured float32 multiply-add rate of as many threads; null for integers and bytes. */
   ofPeak: number | null;
 }
 
@@ -60,14 +62,26 @@ async function main(): Promise<void> {
     for (const threads of all > 1 ? [1, all] : [1]) {
       setThreads(threads);
       const { median, fastest } = await time(bench);
-      const rate = bench.operations / (median / 1000);
+      const rate = bench.amount / (median / 1000);
       const ceiling = threads === 1 ? peak.oneThread : peak.allThreads;
-      const ofPeak = bench.integer ? null : rate / ceiling;
-      results.push({ name: make.name, threads, milliseconds: median, fastest, gops: rate / 1e9, ofPeak });
-      const share = ofPeak === null ? '' : ` | ${(100 * ofPeak).toFixed(0).padStart(3)} % of peak`;
-      console.log(
-        `${make.name.padEnd(52)} | ${threads} thread${threads > 1 ? 's' : ' '} | ${median.toFixed(3).padStart(9)} ms | ${(rate / 1e9).toFixed(1).padStart(7)} Gop/s${share}`,
-      );
+      const ofPeak = make.unit === 'float operations' ? rate / ceiling : null;
+      results.push({
+        name: make.name,
+        threads,
+        milliseconds: median,
+        fastest,
+        rate: rate / 1e9,
+        unit: make.unit,
+        ofPeak,
+      });
+      const columns = [
+        make.name.padEnd(62),
+        `${threads} thread${threads > 1 ? 's' : ' '}`,
+        `${median.toFixed(3).padStart(9)} ms`,
+        `${(rate / 1e9).toFixed(1).padStart(7)} ${make.unit === 'bytes' ? 'GB/s  ' : 'Gop/s '}`,
+        ofPeak === null ? '' : `${(100 * ofPeak).toFixed(0).padStart(3)} % of peak`,
+      ];
+      console.log(columns.join(' | '));
     }
     setThreads(all);
     bench.dispose();

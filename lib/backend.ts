@@ -132,7 +132,7 @@ export interface EmbeddingParams {
 export interface EmbeddingBackwardParams {
   /** [M, K] */
   dOut: TensorArg;
-  /** int32 [M] */
+  /** int32 [M]; an id outside 0..V-1 is a kernel error */
   ids: TensorArg;
   /** [V, K]; rows that no id names get 0 */
   dWeight: TensorArg;
@@ -221,6 +221,7 @@ export interface CrossEntropyParams {
 
 export interface CrossEntropyBackwardParams {
   logits: TensorArg;
+  /** as for the forward pass, a kernel error included */
   targets: TensorArg;
   count: TensorArg;
   /** float32 [1] */

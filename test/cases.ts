@@ -50,7 +50,7 @@ export const binaryCases: OpCases<BinaryCase> = {
     { name: 'a smaller than b', a: [3], b: [2, 9, 3] },
     { name: 'five axes, alternating', a: [2, 1, 3, 1, 5], b: [1, 4, 1, 2, 1] },
   ],
-  bench: [{ name: '4096x4096', a: [4096, 4096], b: [4096, 4096] }],
+  bench: [{ name: '2048x2048', a: [2048, 2048], b: [2048, 2048] }],
 };
 
 export interface ScaleCase extends Case {
@@ -67,7 +67,7 @@ export const scaleCases: OpCases<ScaleCase> = {
     { name: 'zero', shape: [65], factor: 0 },
     { name: 'a factor no float holds', shape: [9, 63], factor: 0.1 },
   ],
-  bench: [{ name: '4096x4096', shape: [4096, 4096], factor: 0.5 }],
+  bench: [{ name: '2048x2048', shape: [2048, 2048], factor: 0.5 }],
 };
 
 export interface ReduceCase extends Case {
@@ -89,10 +89,15 @@ export const reduceCases: OpCases<ReduceCase> = {
     { name: 'a middle axis', shape: [3, 65, 9], axis: 1 },
     { name: 'a middle axis, kept', shape: [3, 64, 9], axis: -2, keepDims: true },
     { name: 'an axis of one', shape: [9, 1, 3], axis: 1 },
+    ...[1024, 1025, 2047, 2048, 2049, 5000].map((cols) => ({
+      name: `columns of 3x${cols}`,
+      shape: [3, cols],
+      axis: 0,
+    })),
   ],
   bench: [
-    { name: '4096x4096 rows', shape: [4096, 4096], axis: 1 },
-    { name: '4096x4096 columns', shape: [4096, 4096], axis: 0 },
+    { name: '2048x2048 rows', shape: [2048, 2048], axis: 1 },
+    { name: '2048x2048 columns', shape: [2048, 2048], axis: 0 },
   ],
 };
 
@@ -115,7 +120,7 @@ export const softmaxCases: OpCases<RowsCase> = {
     { name: '65x129', shape: [65, 129] },
     { name: 'large scores', shape: [9, 127], spread: 30 },
   ],
-  bench: [{ name: '4096x4096', shape: [4096, 4096] }],
+  bench: [{ name: '2048x2048', shape: [2048, 2048] }],
 };
 
 export interface LinearCase extends Case {
@@ -150,8 +155,8 @@ export const linearCases: OpCases<LinearCase> = {
   cases: LINEAR_CASES,
   bench: [
     { name: '1024x1024x1024', lead: [1024], n: 1024, k: 1024 },
-    { name: '1x4096x4096', lead: [1], n: 4096, k: 4096 },
-    { name: '2048x2048x2048', lead: [2048], n: 2048, k: 2048 },
+    { name: '128x2560x2560', lead: [128], n: 2560, k: 2560 },
+    { name: '1x2560x2560', lead: [1], n: 2560, k: 2560 },
   ],
 };
 
@@ -169,8 +174,11 @@ export const ternaryMatmulCases: OpCases<LinearCase> = {
     { name: 'scales for each row, one token', lead: [1], n: 129, k: 64, rowScales: true },
   ],
   bench: [
-    { name: '1x4096x4096', lead: [1], n: 4096, k: 4096 },
-    { name: '1024x1024x1024', lead: [1024], n: 1024, k: 1024 },
+    { name: '1x2560x2560', lead: [1], n: 2560, k: 2560 },
+    { name: '8x2560x2560', lead: [8], n: 2560, k: 2560 },
+    { name: '128x2560x2560', lead: [128], n: 2560, k: 2560 },
+    { name: '512x2560x2560', lead: [512], n: 2560, k: 2560 },
+    { name: '2048x512x192', lead: [2048], n: 512, k: 192 },
   ],
 };
 
@@ -190,7 +198,7 @@ export const embeddingCases: OpCases<EmbeddingCase> = {
     { name: 'batches, every id many times', vocabulary: 3, cols: 9, ids: [3, 65] },
     { name: 'more rows than ids', vocabulary: 129, cols: 3, ids: [2, 3] },
   ],
-  bench: [{ name: '32000x1024, 4096 ids', vocabulary: 32000, cols: 1024, ids: [4096] }],
+  bench: [{ name: '8192x1024, 4096 ids', vocabulary: 8192, cols: 1024, ids: [4096] }],
 };
 
 export interface RmsNormCase extends Case {
@@ -212,7 +220,7 @@ export const rmsNormCases: OpCases<RmsNormCase> = {
     { name: '129x127', shape: [129, 127], weight: true },
     { name: '63x129, eps 0.1', shape: [63, 129], weight: true, eps: 0.1 },
   ],
-  bench: [{ name: '4096x2048', shape: [4096, 2048], weight: true }],
+  bench: [{ name: '2048x2048', shape: [2048, 2048], weight: true }],
 };
 
 export interface RopeCase extends Case {
@@ -266,7 +274,7 @@ export const gatedActivationCases: OpCases<RowsCase> = {
     { name: '127x129', shape: [127, 129] },
     { name: 'large values', shape: [129], spread: 8 },
   ],
-  bench: [{ name: '4096x4096', shape: [4096, 4096] }],
+  bench: [{ name: '2048x2048', shape: [2048, 2048] }],
 };
 
 export interface CrossEntropyCase extends Case {
@@ -294,7 +302,7 @@ export const crossEntropyCases: OpCases<CrossEntropyCase> = {
     { name: 'large logits', rows: 9, vocabulary: 65, spread: 30 },
     { name: '3x2051', rows: 3, vocabulary: 2051 },
   ],
-  bench: [{ name: '1024x32000', rows: 1024, vocabulary: 32000 }],
+  bench: [{ name: '128x32000', rows: 128, vocabulary: 32000 }],
 };
 
 export interface AttentionCase extends Case {
@@ -357,9 +365,14 @@ export const attentionCases: OpCases<AttentionCase> = {
     attentionCase('large scores', [1, 65, 65, 1, 1, 64], { causal: true, spread: 4 }),
   ],
   bench: [
-    attentionCase('1024 causal', [1, 1024, 1024, 8, 8, 64], CAUSAL),
-    attentionCase('2048 causal, grouped', [1, 2048, 2048, 8, 2, 128], CAUSAL),
-    attentionCase('decode 4096', [1, 1, 4096, 32, 8, 128], CAUSAL),
+    attentionCase('512', [1, 512, 512, 12, 12, 64]),
+    attentionCase('512, causal', [1, 512, 512, 12, 12, 64], CAUSAL),
+    attentionCase('1024', [1, 1024, 1024, 12, 12, 64]),
+    attentionCase('1024, causal', [1, 1024, 1024, 12, 12, 64], CAUSAL),
+    attentionCase('2048', [1, 2048, 2048, 12, 12, 64]),
+    attentionCase('2048, causal', [1, 2048, 2048, 12, 12, 64], CAUSAL),
+    attentionCase('decode over 4096 keys, 12 heads of 64', [1, 1, 4096, 12, 12, 64], CAUSAL),
+    attentionCase('decode over 4096 keys, 32/8 heads of 128', [1, 1, 4096, 32, 8, 128], CAUSAL),
   ],
 };
 
@@ -387,5 +400,5 @@ export const quantizeCases: OpCases<QuantizeCase> = {
     { name: 'all below the smallest scale', rows: 9, cols: 65, spread: 1e-7 },
     { name: 'large', rows: 9, cols: 65, spread: 1000 },
   ],
-  bench: [{ name: '4096x4096', rows: 4096, cols: 4096 }],
+  bench: [{ name: '2048x2048', rows: 2048, cols: 2048 }],
 };
