@@ -33,17 +33,17 @@ const HELP = `Trains a small ternary language model on Moby Dick, freezes it to 
   npm run demo -- [options]
 
   --device NAME   auto, cpu or reference (default auto)
-  --steps N       training steps (default 500)
+  --steps N       training steps (default 700)
   --seed N        seed of weights, batches and generated text (default 1)
   --out FOLDER    where the packed model is written (default demo-output)
   --help          this text`;
 
 const VOCABULARY = 1024;
 const SEQUENCE = 128;
-const BATCH = 16;
+const BATCH = 8;
 const VALIDATION_SHARE = 0.05;
-const VALIDATION_BATCHES = 8;
-const PEAK_LEARNING_RATE = 3e-3;
+const VALIDATION_BATCHES = 16;
+const PEAK_LEARNING_RATE = 2.5e-3;
 const GENERATED_CHARACTERS = 300;
 const PROMPT = 'The whale';
 
@@ -60,7 +60,7 @@ function readOptions(): Options | null {
   const { values } = parseArgs({
     options: {
       device: { type: 'string', default: 'auto' },
-      steps: { type: 'string', default: '500' },
+      steps: { type: 'string', default: '700' },
       seed: { type: 'string', default: '1' },
       out: { type: 'string', default: path.join(root, 'demo-output') },
       help: { type: 'boolean', default: false },

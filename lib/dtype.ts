@@ -30,10 +30,22 @@ export function isFloat(dtype: DType): dtype is FloatDType {
 const scratchFloat = new Float32Array(1);
 const scratchBits = new Uint32Array(scratchFloat.buffer);
 
+/**
+ * Puts `value` into the scratch float32 so that rounding that once more to 16 bits gives what rounding `value` at once would: to odd, that is,
+ * an inexact value goes to the neighbour whose last bit is set, which no 16-bit tie can be. Returns the bits.
+ */
+function roundToOdd(value: number): number {
+  scratchFloat[0] = value;
+  if (scratchFloat[0] !== value && value === value) {
+    const away = Math.abs(scratchFloat[0]) > Math.abs(value);
+    scratchBits[0] = (scratchBits[0] - (away ? 1 : 0)) | 1;
+  }
+  return scratchBits[0];
+}
+
 /** Bits of the bfloat16 nearest to `value` (ties to even; NaN stays a quiet NaN). */
 export function floatToBfloat16Bits(value: number): number {
-  scratchFloat[0] = value;
-  const bits = scratchBits[0];
+  const bits = roundToOdd(value);
   if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
@@ -45,8 +57,7 @@ export function bfloat16BitsToFloat(bits: number): number {
 
 /** Bits of the IEEE binary16 nearest to `value` (ties to even; overflow gives infinity). */
 export function floatToFloat16Bits(value: number): number {
-  scratchFloat[0] = value;
-  const bits = scratchBits[0];
+  const bits = roundToOdd(value);
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return sign | 0x7e00;

@@ -111,7 +111,10 @@ export function runBackward(roots: readonly Tensor[], gradients: readonly Tensor
     noGrad(() => {
       const order = reverseOrder(roots.flatMap((root) => root.node ?? []));
       const used = order.find((node) => node.isReleased);
-      if (used) used.apply([]); // throws, before anything is changed
+      if (used) {
+        for (const gradient of gradients) gradient.dispose();
+        used.apply([]); // throws, before anything is changed
+      }
       roots.forEach((root, i) => {
         deliver(root.node ? { node: root.node, output: root.nodeOutput } : { leaf: root }, gradients[i]);
       });

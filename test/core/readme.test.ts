@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import * as path from 'node:path';
+import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
+import { packageRoot } from '../../lib/native.js';
+
+/** Fenced blocks of README.md: the language, and the text. */
+const blocks = [...readFileSync(path.join(packageRoot(), 'README.md'), 'utf8').matchAll(/```(\w*)\n(.*?)```/gs)].map(
+  ([, language, text]) => ({ language, text }),
+);
+const programs = blocks.flatMap(({ language, text }, index) => (language === 'ts' ? [{ text, index }] : []));
+
+describe('README', () => {
+  let folder: string;
+  beforeAll(() => {
+    // Inside the package, so that 'ternflash' is the package itself, as built by `npm run build:ts`.
+    if (!existsSync(path.join(packageRoot(), 'dist', 'index.js'))) throw new Error('expected dist, built by npm test');
+    folder = mkdtempSync(path.join(packageRoot(), '.out', 'readme-'));
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  const run = (text: string): { status: number | null; out: string; error: string } => {
+    const file = path.join(folder, 'program.mjs');
+    const options = { module: ModuleKind.ESNext, target: ScriptTarget.ES2022 };
+    writeFileSync(file, transpileModule(text, { compilerOptions: options }).outputText);
+    const child = spawnSync(process.execPath, [file], { encoding: 'utf8', timeout: 50_000 });
+    return { status: child.status, out: child.stdout, error: child.stderr };
+  };
+
+  test('the first program prints what stands below it', () => {
+    const expected = blocks[programs[0].index + 1];
+    expect(expected.language).toBe('');
+    expect(run(programs[0].text)).toEqual({ status: 0, out: expected.text, error: '' });
+  });
+
+  test('the training program learns its sentence', () => {
+    const { status, out, error } = run(programs[1].text);
+    expect([status, error]).toEqual([0, '']);
+    expect(out.split('\n')).toContain('ale swam and the whale sang, a');
+    expect(programs).toHaveLength(2);
+  });
+});
