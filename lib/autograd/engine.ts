@@ -127,12 +127,16 @@ export function runBackward(roots: readonly Tensor[], gradients: readonly Tensor
         }
         // What the rule makes is tidied away; the gradients it returns live on as handles of the engine's own.
         const owned: (Tensor | null)[] = [];
-        tidy(() => {
-          for (const [i, gradient] of node.apply(arrived).entries())
-            owned.push(gradient && node.wants(i) ? gradient.alias() : null);
-        });
-        for (const gradient of arrived) gradient?.dispose();
-        node.release();
+        try {
+          tidy(() => {
+            for (const [i, gradient] of node.apply(arrived).entries()) {
+              owned.push(gradient && node.wants(i) ? gradient.alias() : null);
+            }
+          });
+        } finally {
+          for (const gradient of arrived) gradient?.dispose();
+          node.release();
+        }
         owned.forEach((gradient, i) => {
           if (gradient) deliver(node.edges[i] as Edge, gradient);
         });

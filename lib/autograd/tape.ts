@@ -56,7 +56,15 @@ export class GradNode {
 }
 
 let enabled = true;
-let touched = false;
+/** What was seen of gradients while somebody watched. */
+export interface Watched {
+  /** Tensors that require a gradient and were given to an op. */
+  met: Set<Tensor>;
+  /** Results that depend on one of them. */
+  reached: Set<Tensor>;
+}
+
+let watched: Watched | null = null;
 
 /** Whether ops are recorded. */
 export function isGradEnabled(): boolean {
@@ -90,23 +98,21 @@ export function noGrad<T>(fn: () => T): T {
   });
 }
 
-/** @internal Runs `fn` and says whether any op in it met a tensor that requires a gradient, recorded or not. */
-export function watchGradients<T>(fn: () => T): { result: T; touched: boolean } {
-  const before = touched;
-  touched = false;
+/** @internal Runs `fn` without recording, and sees what would have been recorded. */
+export function watchGradients<T>(fn: () => T): Watched & { result: T } {
+  const outer = watched;
+  const own: Watched = { met: new Set(), reached: new Set() };
+  watched = own;
   try {
-    const result = fn();
-    return { result, touched };
+    return { result: noGrad(fn), ...own };
   } finally {
-    touched = before || touched;
+    watched = outer;
   }
 }
 
 /** @internal True if an op on these inputs has to be recorded. */
 export function needsGrad(...inputs: (Tensor | null | undefined)[]): boolean {
-  const found = inputs.some((input) => input?.requiresGrad);
-  if (found) touched = true;
-  return enabled && found;
+  return enabled && inputs.some((input) => input?.requiresGrad);
 }
 
 function edgeOf(input: Tensor | null): Edge | null {
@@ -127,9 +133,21 @@ export function record(
   saved: readonly Tensor[],
   rule: GradientRule,
 ): GradNode | null {
+  if (watched) see(watched, inputs, outputs);
   if (!needsGrad(...inputs)) return null;
   const list = Array.isArray(outputs) ? (outputs as readonly Tensor[]) : [outputs as Tensor];
   return attach(new GradNode(op, inputs.map(edgeOf), list.length, saved, rule), list);
+}
+
+function see({ met, reached }: Watched, inputs: readonly (Tensor | null)[], outputs: Tensor | readonly Tensor[]): void {
+  let depends = false;
+  for (const input of inputs) {
+    if (input?.requiresGrad) met.add(input);
+    if (input && (input.requiresGrad || reached.has(input))) depends = true;
+  }
+  if (!depends) return;
+  for (const output of Array.isArray(outputs) ? (outputs as readonly Tensor[]) : [outputs as Tensor])
+    reached.add(output);
 }
 
 /** @internal */

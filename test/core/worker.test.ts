@@ -1,70 +1,170 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { spawnSync } from 'node:child_process';
-import * as path from 'node:path';
-import { packageRoot } from '../../lib/native.js';
+import { linear, randn, type Tensor } from '../../lib/index.js';
 import { hasCpu } from '../harness.js';
+import { LIBRARY, messageOf, resultOfChild, startWorker, type Library } from './child.js';
 
-const library = JSON.stringify(path.join(packageRoot(), '.out', 'lib', 'index.js'));
-
-/** Runs a script in a process of its own: a crash would be its exit status. */
-function run(script: string): { status: number | null; signal: string | null; out: string } {
-  const child = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 50_000 });
-  return { status: child.status, signal: child.signal, out: child.stdout.trim() };
-}
-
-const BUSY = `
-  const t = require(${library});
-  const { parentPort } = require('node:worker_threads');
-  const x = t.randn([256, 256], { seed: 1, std: 0.06 });
-  (async () => {
-    for (;;) {
-      t.tidy(() => { let y = x; for (let i = 0; i < 20; i++) y = t.linear(y, x); return y; }).data();
-      parentPort.postMessage('busy');
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-  })();`;
+/** A little training step, as numbers. */
+const compute = async (library: Library, seed: number): Promise<number[][]> => {
+  const draw = (offset: number, ...shape: number[]): Tensor =>
+    library.randn(shape, { seed: seed + offset, device: 'cpu', requiresGrad: true });
+  const [x, w, q] = [draw(0, 33, 65), draw(1, 17, 65), draw(2, 1, 40, 2, 16)];
+  const results: number[][] = [];
+  for (let round = 0; round < 20; round++) {
+    const y = library.tidy(() => library.sum(library.linear(x, w)));
+    const z = library.tidy(() => library.sum(library.flashAttention(q, q, q, { causal: true })));
+    y.backward();
+    z.backward();
+    results.push([await y.item(), await z.item()]);
+    y.dispose();
+    z.dispose();
+  }
+  for (const each of [x, w, q]) results.push(Array.from(await (each.grad as Tensor).data()));
+  return results;
+};
 
 (hasCpu ? describe : describe.skip)('worker threads', () => {
-  test('several compute at the same time, each with devices of its own', () => {
-    const script = `
-      const { Worker, isMainThread } = require('node:worker_threads');
-      const t = require(${library});
-      const work = \`
-        const t = require(${library.replaceAll('"', '\\"')});
-        const { parentPort, workerData } = require('node:worker_threads');
-        (async () => {
-          let total = 0;
-          for (let i = 0; i < 50; i++) {
-            const x = t.full([64, 64], workerData), y = t.linear(x, x), s = t.sum(y);
-            total += await s.item();
-            x.dispose(); y.dispose(); s.dispose();
-          }
-          parentPort.postMessage([total, t.memory().cpu.bytes]);
-        })()\`;
-      const results = [1, 2, 3].map((value) => new Promise((resolve) => new Worker(work, { eval: true, workerData: value }).once('message', resolve)));
-      Promise.all(results).then((all) => console.log(JSON.stringify(all)));`;
-    const { status, out } = run(script);
-    expect(status).toBe(0);
-    // sum of a 64 x 64 matrix of 64 v^2, fifty times
-    expect(JSON.parse(out)).toEqual([1, 2, 3].map((value) => [50 * 64 * 64 * 64 * value * value, 0]));
+  const here = (seed: number): Promise<number[][]> => compute(jest.requireActual<Library>('../../lib/index.js'), seed);
+
+  test('several compute at the same time as this one, each in its own stream', async () => {
+    const seeds = [1, 2, 3];
+    const workers = seeds.map((seed) => startWorker(compute, [seed]));
+    const [mine, ...theirs] = await Promise.all([here(4), ...workers.map((worker) => messageOf<number[][]>(worker))]);
+    await Promise.all(workers.map((worker) => worker.terminate()));
+    for (const [i, seed] of seeds.entries()) expect(theirs[i]).toEqual(await here(seed));
+    expect(mine).toEqual(await here(4));
+    expect(new Set([mine, ...theirs].map(([[first]]) => first)).size).toBe(4);
   });
 
-  test('a worker killed in the middle of ops takes nobody along, also where only workers load the addon', () => {
-    for (const preload of [`require(${library});`, '']) {
-      const script = `
-        ${preload}
-        const { Worker } = require('node:worker_threads');
-        (async () => {
-          for (let i = 0; i < 20; i++) {
-            const worker = new Worker(${JSON.stringify(BUSY)}, { eval: true });
-            await new Promise((resolve) => worker.once('message', resolve));
-            await worker.terminate();
+  test('each has its own memory count, default device and random sequence', async () => {
+    const held = randn([1000], { device: 'cpu' });
+    const worker = startWorker((library) => {
+      const x = library.zeros([3], { device: 'cpu' });
+      library.setDefaultDevice('reference');
+      return { memory: library.memory().cpu, size: x.size };
+    }, []);
+    expect(await messageOf(worker)).toEqual({ memory: { tensors: 1, bytes: 12, peakBytes: 12 }, size: 3 });
+    expect(randn([1]).device.id).toBe('cpu');
+    held.dispose();
+  });
+
+  test('a worker that ends by itself leaves the others alone', async () => {
+    const worker = startWorker(
+      (library) =>
+        library
+          .ones([5], { device: 'cpu' })
+          .data()
+          .then((values) => values[4]),
+      [],
+    );
+    const ended = new Promise((resolve) => worker.once('exit', resolve));
+    expect(await messageOf(worker)).toBe(1);
+    expect(await ended).toBe(0);
+    expect((await here(1)).length).toBe(23);
+  });
+
+  // By turns: ops queued alone, with reads under way, with a timer that queues more, and a loop that does until it is stopped.
+  test.each(['queued', 'reading', 'timer', 'loop'])(
+    'one that is terminated in the middle of ops harms nobody: %s',
+    async (how) => {
+      // In a process of its own, so that a crash is a test that fails and not the end of all tests.
+      const rounds = 20;
+      const result = await resultOfChild(
+        async (library, path, how, rounds) => {
+          const { Worker } = await import('node:worker_threads');
+          const source = `
+          const library = require(${JSON.stringify(path)});
+          const how = ${JSON.stringify(how)};
+          const w = library.ones([512, 512], { device: 'cpu' });
+          const queue = (count) => {
+            for (let i = 0; i < count; i++) {
+              const y = library.linear(w, w);
+              if (how !== 'queued' && i % 10 === 0) {
+                void y.data();
+                void library.device('cpu').synchronize();
+              }
+              y.dispose();
+            }
+          };
+          queue(1000);
+          if (how === 'loop') setImmediate(() => { for (;;) queue(1); });
+          else setInterval(() => how === 'timer' && queue(10), 0);
+          require('node:worker_threads').parentPort.postMessage('busy');`;
+          const x = library.randn([64, 64], { device: 'cpu', seed: 1 });
+          const products: number[] = [];
+          const codes: number[] = [];
+          for (let round = 0; round < rounds; round++) {
+            const worker = new Worker(source, { eval: true });
+            await new Promise((resolve, reject) => {
+              worker.once('message', resolve);
+              worker.once('error', reject);
+            });
+            await new Promise((resolve) => setTimeout(resolve, round % 7));
+            codes.push(await worker.terminate());
+            products.push((await library.linear(x, x).data())[77]);
           }
-          console.log('alive');
-        })();`;
-      expect(run(script)).toEqual({ status: 0, signal: null, out: 'alive' });
-    }
+          return { codes, products };
+        },
+        [LIBRARY, how, rounds] as [string, string, number],
+      );
+      const x = randn([64, 64], { device: 'cpu', seed: 1 });
+      const expected = (await linear(x, x).data())[77];
+      expect(result).toEqual({ codes: new Array(rounds).fill(1), products: new Array(rounds).fill(expected) });
+    },
+  );
+
+  test('the addon can be loaded in workers alone, unloaded with the last, and loaded again', async () => {
+    // The main thread of this process never loads it.
+    const sums = await resultOfChild(
+      async (_, library) => {
+        const { Worker } = await import('node:worker_threads');
+        const source = `
+          const library = require(${JSON.stringify(library)});
+          const x = library.ones([100, 100], { device: 'cpu' });
+          const y = library.linear(x, x);
+          y.data().then((values) => {
+            require('node:worker_threads').parentPort.postMessage(values.reduce((a, b) => a + b));
+            for (let i = 0; i < 1000; i++) library.linear(x, x); // still queued when the thread ends
+          });`;
+        const sums: number[] = [];
+        for (let i = 0; i < 6; i++) {
+          const workers = Array.from({ length: (i % 2) + 1 }, () => new Worker(source, { eval: true }));
+          const ends = workers.map(
+            (worker) =>
+              new Promise<void>((resolve, reject) => {
+                worker.on('message', (sum: number) => sums.push(sum));
+                worker.on('error', reject);
+                worker.on('exit', () => resolve());
+              }),
+          );
+          await Promise.all(ends);
+        }
+        return sums;
+      },
+      [LIBRARY],
+      { load: false },
+    );
+    expect(sums).toEqual(new Array(9).fill(1e6));
+  });
+
+  test('a process ends well while workers compute', async () => {
+    await resultOfChild(
+      async (_, library) => {
+        const { Worker } = await import('node:worker_threads');
+        const source = `
+          const library = require(${JSON.stringify(library)});
+          const x = library.ones([512, 512], { device: 'cpu' });
+          for (let i = 0; i < 3000; i++) library.linear(x, x).dispose();
+          void x.data();
+          require('node:worker_threads').parentPort.postMessage('busy');`;
+        const workers = [0, 1].map(() => new Worker(source, { eval: true }));
+        await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once('message', resolve))));
+        process.on('exit', () => undefined);
+        setImmediate(() => process.exit(0));
+      },
+      [LIBRARY],
+      { load: false },
+    );
   });
 });
