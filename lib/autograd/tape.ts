@@ -56,6 +56,7 @@ export class GradNode {
 }
 
 let enabled = true;
+
 /** What was seen of gradients while somebody watched. */
 export interface Watched {
   /** Tensors that require a gradient and were given to an op. */
