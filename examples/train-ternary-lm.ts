@@ -33,12 +33,14 @@ const HELP = `Trains a small ternary language model on Moby Dick, freezes it to 
   npm run demo -- [options]
 
   --device NAME   auto, cpu or reference (default auto)
-  --steps N       training steps (default 700)
+  --steps N       training steps (default 800)
   --seed N        seed of weights, batches and generated text (default 1)
   --out FOLDER    where the packed model is written (default demo-output)
   --help          this text`;
 
-const VOCABULARY = 1024;
+// By the better result: after 700 steps each, 2.35 bits/byte of validation text with 2048 tokens, 2.46 with 1024, and 2.48
+// with bytes (256).
+const VOCABULARY = 2048;
 const SEQUENCE = 128;
 const BATCH = 8;
 const VALIDATION_SHARE = 0.05;
@@ -60,7 +62,7 @@ function readOptions(): Options | null {
   const { values } = parseArgs({
     options: {
       device: { type: 'string', default: 'auto' },
-      steps: { type: 'string', default: '700' },
+      steps: { type: 'string', default: '800' },
       seed: { type: 'string', default: '1' },
       out: { type: 'string', default: path.join(root, 'demo-output') },
       help: { type: 'boolean', default: false },
