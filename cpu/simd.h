@@ -4,8 +4,8 @@
 // Vectors of floats on any instruction set, through the compiler's vector extensions. This header is included by
 // sources that are compiled once per instruction set (TERNFLASH_ISA), so everything in it has internal linkage: an
 // inline function of the C++ library here could be emitted with AVX-512 inside and be linked for every processor. For
-// the same reason no standard library header belongs in such a source; tests/scripts check the objects for weak
-// symbols.
+// the same reason no standard library header belongs in such a source; test/core/objects.test.ts looks
+// for weak symbols.
 
 #ifndef TERNFLASH_CPU_SIMD_H_
 #define TERNFLASH_CPU_SIMD_H_
