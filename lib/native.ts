@@ -3,7 +3,7 @@
 
 import { existsSync } from 'node:fs';
 import * as path from 'node:path';
-import type { Backend, BufferHandle, KernelFailure } from './backend.js';
+import type { Backend } from './backend.js';
 
 /** What the addon exports. `cpu` satisfies the same interface as every backend. */
 export interface Native {
@@ -17,8 +17,6 @@ export interface Native {
   /** Measured float32 multiply-add rate of one thread running alone and of all together, in operations a second. */
   fmaPeak(seconds: number): { oneThread: number; allThreads: number };
 }
-
-export type { BufferHandle, KernelFailure };
 
 /** Why the addon could not be loaded, one line an attempt; empty if it was. */
 export const loadErrors: string[] = [];

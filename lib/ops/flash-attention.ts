@@ -216,8 +216,7 @@ export function flashAttentionWithKvCache(
       throw new ShapeError(`${op}: expected at most ${capacity} tokens in the cache, got ${length}`);
   }
   if (length === 0) throw new ShapeError(`${op}: expected a cache of at least one token, got an empty one`);
-  const window = options.window ?? [-1, -1];
-  const shape = attentionShape(op, q, cache.keys, { causal: true, ...pick(options), window }, length);
+  const shape = attentionShape(op, q, cache.keys, { ...options, causal: options.causal ?? true }, length);
   const out = empty(op, q.shape, q.dtype, device);
   const lse = workspace(op, [batch, shape.heads, shape.queries], 'float32', device);
   if (newK && newV) {
@@ -236,9 +235,4 @@ export function flashAttentionWithKvCache(
   });
   lse.dispose();
   return out;
-}
-
-function pick(options: FlashAttentionOptions): FlashAttentionOptions {
-  const { causal, scale } = options;
-  return { ...(causal === undefined ? {} : { causal }), ...(scale === undefined ? {} : { scale }) };
 }
