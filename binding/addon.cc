@@ -6,10 +6,12 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -65,18 +67,32 @@ void write(const Napi::CallbackInfo& info) {
                                  [data, staged](Stream&) { std::memcpy(data, staged->data(), staged->size()); });
 }
 
+// How far a call into JavaScript has come. `delivered` belongs to the JavaScript thread; the stream's thread sets
+// `released` as the last thing it does with the call.
+struct Delivery {
+  bool delivered = false;
+  std::atomic<bool> released{false};
+};
+
 // A callback that waits for the stream, and what keeps its destination alive. Made and destroyed on the JavaScript
 // thread.
 struct Waiter {
   std::shared_ptr<Stream> stream;
   Napi::Reference<Napi::Uint8Array> destination;
-  std::shared_ptr<bool> delivered;
+  std::shared_ptr<Delivery> delivery;
+
+  // Node frees the thread-safe function when this returns, also when the JavaScript thread is terminated while the
+  // stream's thread still uses it. So: nothing of the stream touches it, or the destination, after this.
+  void end() {
+    if (!delivery->delivered) stream->shutdown();
+    while (delivery->delivered && !delivery->released) std::this_thread::yield();
+  }
 };
 
 void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function done, Napi::Value destination,
                const void* source) {
   Addon& addon = addon_of(info);
-  auto* waiter = new Waiter{addon.stream, {}, std::make_shared<bool>(false)};
+  auto* waiter = new Waiter{addon.stream, {}, std::make_shared<Delivery>()};
   uint8_t* target = nullptr;
   size_t bytes = 0;
   if (destination.IsTypedArray()) {
@@ -88,19 +104,17 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
   auto callback = Napi::ThreadSafeFunction::New(
       info.Env(), done, "ternflash", 0, 1, waiter,
       [](Napi::Env, void*, Waiter* ended) {
-        // The thread is ending with the read still queued: it must not run
-        // once the destination is gone.
-        if (!*ended->delivered) ended->stream->shutdown();
+        ended->end();
         delete ended;
       },
       static_cast<void*>(nullptr));
-  auto delivered = waiter->delivered;
-  addon.stream->enqueue(op, [callback, delivered, target, source, bytes](Stream& stream) mutable {
+  auto delivery = waiter->delivery;
+  addon.stream->enqueue(op, [callback, delivery, target, source, bytes](Stream& stream) mutable {
     if (bytes > 0) std::memcpy(target, source, bytes);
     auto* failure = new Failure(stream.take_failure());
     const napi_status status =
-        callback.BlockingCall(failure, [delivered](Napi::Env env, Napi::Function done, Failure* found) {
-          *delivered = true;
+        callback.BlockingCall(failure, [delivery](Napi::Env env, Napi::Function done, Failure* found) {
+          delivery->delivered = true;
           const std::unique_ptr<Failure> owned(found);
           try {
             if (!*owned) {
@@ -117,6 +131,7 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
         });
     if (status != napi_ok) delete failure;
     callback.Release();
+    delivery->released = true;
   });
 }
 
