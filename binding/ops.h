@@ -28,6 +28,13 @@ struct Tensor {
   int64_t length;  // elements
 };
 
+// See lib/backend.ts.
+struct DropoutMask {
+  uint32_t threshold;  // 0 (nothing is dropped) to 65535, of 65536
+  uint64_t seed;
+  uint64_t offset;
+};
+
 struct FillParams {
   Tensor out;
   double value;

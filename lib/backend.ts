@@ -22,6 +22,18 @@ export interface TensorArg {
   readonly length: number;
 }
 
+/**
+ * Random dropping of elements. Each element has a 16-bit number from Philox 4x32-10 keyed by `seed` (lib/random.ts); it is dropped if that
+ * number is below `threshold`, else multiplied by 65536 / (65536 - threshold). The op says which number is whose; its blocks begin at
+ * counter `offset`. A word of a block holds two numbers, the low half first.
+ */
+export interface DropoutMask {
+  /** 0 (nothing is dropped) to 65535 */
+  threshold: number;
+  seed: number;
+  offset: number;
+}
+
 export interface FillParams {
   out: TensorArg;
   value: number;

@@ -84,6 +84,13 @@ export class Generator {
     this.offset = state.offset;
   }
 
+  /** Takes `blocks` Philox blocks for somebody who computes them himself; gives where they begin. */
+  reserve(blocks: number): RandomState {
+    const begin = this.state;
+    this.offset += blocks;
+    return begin;
+  }
+
   /** `count` numbers uniform in [0, 1), multiples of 2^-24. */
   uniform(count: number): Float32Array {
     const out = new Float32Array(count);
@@ -137,4 +144,12 @@ export function defaultGenerator(): Generator {
 /** Restarts the library's generator at `seed`. The seed at start is 0. */
 export function manualSeed(seed: number): void {
   global.state = { seed: checkSeed('manualSeed', seed), offset: 0 };
+}
+
+/** @internal The fraction of 2^16 of elements that dropout of probability p drops. */
+export function dropoutThreshold(op: string, p: number): number {
+  if (typeof p !== 'number' || !(p >= 0 && p < 1)) {
+    throw new OptionError(`${op}: expected a probability from 0 to below 1 for dropout, got ${String(p)}`);
+  }
+  return Math.min(Math.round(p * 65536), 65535);
 }
