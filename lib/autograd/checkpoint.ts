@@ -70,6 +70,9 @@ export function checkpointWith<A extends Tensor[], R extends Tensor | Tensor[]>(
   inputs.forEach((input, i) => checkTensor('checkpoint', `input ${i}`, input));
   if (!isGradEnabled()) return tidy(() => fn(...inputs));
 
+  // Looked at before fn runs, which may dispose its inputs.
+  const edges = edgesOf(inputs);
+  const requires = inputs.map((input) => input.requiresGrad);
   const kept = new Kept(inputs, policy === 'selective' ? new Journal(offload) : null, offload);
   let node: GradNode | null = null;
   try {
@@ -88,14 +91,14 @@ export function checkpointWith<A extends Tensor[], R extends Tensor | Tensor[]>(
     // Computed tensors that fn uses beside its arguments: their gradients leave through edges of this node, like those of the arguments, so
     // that the second run does not go back through a graph that others use too.
     const closedOver = [...met].filter((tensor) => tensor.node && !inputs.includes(tensor));
-    const segment = { fn: fn as Segment['fn'], requires: inputs.map((input) => input.requiresGrad), needed, random };
+    const segment = { fn: fn as Segment['fn'], requires, needed, random };
     const rule = (gradients: OutputGradients): (Tensor | null)[] => goBack(segment, kept, closedOver, gradients);
     // A result that was not made here would get this node as its maker and lose its own: give it a handle of its own.
     const handles = outputs.map((output) =>
       inputs.includes(output) || output.requiresGrad ? output.detach() : output,
     );
     const attached = handles.filter((_, i) => needed[i]);
-    node = new GradNode('checkpoint', edgesOf([...inputs, ...closedOver]), attached.length, [], rule, kept);
+    node = new GradNode('checkpoint', [...edges, ...edgesOf(closedOver)], attached.length, [], rule, kept);
     attach(node, attached);
     return (Array.isArray(result) ? handles : handles[0]) as R;
   } finally {
