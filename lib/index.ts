@@ -5,6 +5,15 @@ export type { DType, FloatDType, TensorData } from './dtype.js';
 export { Tensor, arange, full, ones, randn, tensor, tensorFromRaw, uniform, zeros } from './tensor.js';
 export type { NestedArray, RandomOptions, TensorOptions } from './tensor.js';
 export {
+  discardTransfer,
+  pendingTransfers,
+  receiveTensor,
+  reclaimTransfers,
+  type TensorMessage,
+  type TensorTransfer,
+  type TransferTotal,
+} from './transfer.js';
+export {
   Device,
   device,
   devices,

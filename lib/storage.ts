@@ -5,7 +5,7 @@ import type { BufferHandle, HostHandle } from './backend.js';
 import type { Device } from './device.js';
 import { DisposedError } from './errors.js';
 
-/** Memory of one storage: on its device, or moved to the host while nobody needs it. Exactly one of the two handles is there. */
+/** Memory of one storage: on its device, or moved to the host while nobody needs it, or given away: then neither handle is there. */
 class Block {
   private host: HostHandle | null = null;
 
@@ -17,7 +17,7 @@ class Block {
 
   free(): void {
     if (this.buffer !== null) this.device.free(this.buffer, this.bytes);
-    else this.device.freeHost(this.host, this.bytes);
+    else if (this.host !== null) this.device.freeHost(this.host, this.bytes);
   }
 
   toHost(): void {
@@ -114,11 +114,10 @@ export class Storage {
     return this;
   }
 
-  /** Gives the buffer of an exclusive storage out of hand: whoever calls owns it now, and this storage is as if released. */
+  /** The buffer of an exclusive storage, which whoever calls this owns from now on. */
   surrender(): BufferHandle {
     const { buffer } = this;
-    this.references = 0;
-    unreachable.unregister(this);
+    this.block.buffer = null;
     return buffer;
   }
 }
