@@ -30,6 +30,7 @@ export * from './errors.js';
 export { Generator, defaultGenerator, manualSeed } from './random.js';
 export type { RandomState } from './random.js';
 export { keep, tidy } from './scope.js';
+export { leakReport, liveTensors, trackTensors, type LiveTensors } from './tracking.js';
 export { noGrad, isGradEnabled } from './autograd/tape.js';
 export { grad, valueAndGrad } from './autograd/engine.js';
 export { checkpoint, checkpointWith, type CheckpointOptions } from './autograd/checkpoint.js';

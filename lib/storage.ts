@@ -3,7 +3,9 @@
 
 import type { BufferHandle, HostHandle } from './backend.js';
 import type { Device } from './device.js';
+import type { DType } from './dtype.js';
 import { DisposedError } from './errors.js';
+import { noteFreed, noteMade } from './tracking.js';
 
 /** Memory of one storage: on its device, or moved to the host while nobody needs it, or given away: then neither handle is there. */
 class Block {
@@ -16,6 +18,7 @@ class Block {
   ) {}
 
   free(): void {
+    noteFreed(this);
     if (this.buffer !== null) this.device.free(this.buffer, this.bytes);
     else if (this.host !== null) this.device.freeHost(this.host, this.bytes);
   }
@@ -54,14 +57,23 @@ export class Storage {
     unreachable.register(this, block, this);
   }
 
-  /** Throws OutOfMemoryError. */
-  static allocate(op: string, device: Device, bytes: number): Storage {
-    return new Storage(new Block(device, bytes, device.allocate(op, bytes)));
+  /** Memory for that tensor. Throws OutOfMemoryError. */
+  static allocate(op: string, device: Device, bytes: number, dtype: DType, shape: readonly number[]): Storage {
+    return Storage.adopt(op, device, bytes, dtype, shape, device.allocate(op, bytes));
   }
 
-  /** Takes over a buffer that is already the device's. */
-  static adopt(device: Device, bytes: number, buffer: BufferHandle): Storage {
-    return new Storage(new Block(device, bytes, buffer));
+  /** The same of a buffer that is already the device's. */
+  static adopt(
+    op: string,
+    device: Device,
+    bytes: number,
+    dtype: DType,
+    shape: readonly number[],
+    buffer: BufferHandle,
+  ): Storage {
+    const block = new Block(device, bytes, buffer);
+    noteMade(block, op, dtype, shape);
+    return new Storage(block);
   }
 
   get device(): Device {

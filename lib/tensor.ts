@@ -229,7 +229,8 @@ function make(op: string, shape: readonly number[], dtype: DType, device: Device
   const bytes = elementCount(shape) * bytesPerElement(dtype);
   if (!Number.isSafeInteger(bytes))
     throw new ShapeError(`${op}: expected fewer than 2^53 bytes, got shape [${shape.join(', ')}]`);
-  return new Tensor(Storage.allocate(op, device, bytes), Object.freeze([...shape]), dtype, false, tracked);
+  const own = Object.freeze([...shape]);
+  return new Tensor(Storage.allocate(op, device, bytes, dtype, own), own, dtype, false, tracked);
 }
 
 /** @internal */

@@ -102,8 +102,10 @@ export function receiveTensor(message: TensorMessage): Tensor {
       'receiveTensor: expected a message of this process that was neither received nor discarded, got another',
     );
   }
-  const { shape, dtype, requiresGrad } = message;
-  return new Tensor(Storage.adopt(device, bytes, buffer), Object.freeze([...shape]), dtype, requiresGrad, true);
+  const { dtype, requiresGrad } = message;
+  const shape = Object.freeze([...message.shape]);
+  const storage = Storage.adopt('receiveTensor', device, bytes, dtype, shape, buffer);
+  return new Tensor(storage, shape, dtype, requiresGrad, true);
 }
 
 /**
