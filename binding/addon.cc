@@ -169,9 +169,8 @@ void restore(const Napi::CallbackInfo& info) {
   if (!host || !target || target->bytes < host->bytes)
     throw Napi::Error::New(info.Env(), "expected live memory to restore, and a live buffer as large");
   void* data = target->data;
-  addon.stream->enqueue("restore", [source = host->data, data, bytes = host->bytes](Stream&) {
-    std::memcpy(data, source.get(), bytes);
-  });
+  addon.stream->enqueue(
+      "restore", [source = host->data, data, bytes = host->bytes](Stream&) { std::memcpy(data, source.get(), bytes); });
 }
 
 void free_host(const Napi::CallbackInfo& info) {
@@ -195,8 +194,7 @@ Napi::Value send(const Napi::CallbackInfo& info) {
   Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
   const std::string token = addon.transfers->new_token();
   // The table is held by the task as well, which may be the last to know it.
-  addon.stream->enqueue("transfer",
-                        [parcel, token, table = addon.transfers](Stream&) { table->put(token, parcel); });
+  addon.stream->enqueue("transfer", [parcel, token, table = addon.transfers](Stream&) { table->put(token, parcel); });
   when_done(info, "transfer", info[2].As<Napi::Function>(), info.Env().Null(), nullptr);
   return Napi::String::New(info.Env(), token);
 }
@@ -214,8 +212,7 @@ Napi::Value receive(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value discard(const Napi::CallbackInfo& info) {
-  const bool found =
-      info[0].IsString() && addon_of(info).transfers->discard(info[0].As<Napi::String>().Utf8Value());
+  const bool found = info[0].IsString() && addon_of(info).transfers->discard(info[0].As<Napi::String>().Utf8Value());
   return Napi::Boolean::New(info.Env(), found);
 }
 

@@ -55,8 +55,8 @@ export function runLayers(
     const segment = layers.slice(start, start + every);
     const run = (input: Tensor): Tensor => segment.reduce((value, layer) => layer.forward(value), input);
     const next = checkpointWith({ policy, offload }, run, h);
-    // Now only the next segment holds it, and may move it to the host.
-    if (h !== x) h.dispose();
+    // Now only the segment holds it, and may move it to the host. What came in is the caller's, and a layer may give back what it gets.
+    if (h !== x && h !== next) h.dispose();
     h = next;
   }
   return h;

@@ -38,6 +38,7 @@ import {
   type Tensor,
 } from '../../lib/index.js';
 import { remember } from '../../lib/autograd/remember.js';
+import { runLayers } from '../../lib/nn/checkpoint-config.js';
 import { record } from '../../lib/autograd/tape.js';
 import { empty } from '../../lib/tensor.js';
 import { bitsOf, describeBackends, FLOAT_DTYPES } from '../harness.js';
@@ -463,7 +464,7 @@ describeBackends((device) => {
     ])('measured peaks fall with every choice, %i layers to a segment, ternary %s', async (every, ternary) => {
       manualSeed(7);
       using model = new CausalLM({ ...shape, ternary }, { device });
-      using ids = tensor(new Int32Array(8 * 64).fill(3), { shape: [8, 64], device });
+      using ids = tensor(new Int32Array(8 * 32).fill(3), { shape: [8, 32], device });
       const measure = async (config: Partial<CheckpointConfig>): Promise<{ above: number; bits: number[][] }> => {
         model.checkpointConfig = config;
         const before = now().bytes;
@@ -493,6 +494,19 @@ describeBackends((device) => {
       expect(full).toBeLessThan(selective);
       expect(fullHost).toBeLessThan(full);
       expect(selectiveHost).toBeLessThan(selective);
+    });
+
+    test('layers that give back what they get', async () => {
+      const config: CheckpointConfig = { enabled: true, every: 1, policy: 'full', offload: 'host' };
+      const same = { forward: (h: Tensor): Tensor => h };
+      const doubled = { forward: (h: Tensor): Tensor => scale(h, 2) };
+      for (const requiresGrad of [false, true]) {
+        const x = tensor([3], { device, requiresGrad });
+        const y = runLayers([doubled, same, same, doubled, same], x, config);
+        expect(await y.item()).toBe(12);
+        if (requiresGrad) y.backward();
+        expect(await valuesOf(x.grad)).toEqual(requiresGrad ? [4] : null);
+      }
     });
 
     test('the configuration: defaults, and what makes no sense', () => {
