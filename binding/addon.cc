@@ -17,16 +17,21 @@
 
 #include "../cpu/kernels.h"
 #include "allocator.h"
+#include "host_memory.h"
 #include "params.h"
 #include "stream.h"
+#include "transfers.h"
 
 namespace ternflash {
 
 namespace {
 
 struct Addon {
+  std::shared_ptr<Transfers> transfers = Transfers::shared();
+  std::shared_ptr<void> life = std::make_shared<char>();  // tells the table of transfers that this thread lives
   std::shared_ptr<Stream> stream = std::make_shared<Stream>();
   Allocator allocator{stream};
+  HostMemory host;
   ~Addon() { stream->shutdown(); }
 };
 
@@ -144,6 +149,88 @@ void synchronize(const Napi::CallbackInfo& info) {
   when_done(info, "synchronize", info[0].As<Napi::Function>(), info.Env().Null(), nullptr);
 }
 
+// What a queued copy uses: the host block is held by the copy, the device block is reused in the order of the stream.
+Napi::Value offload(const Napi::CallbackInfo& info) {
+  Addon& addon = addon_of(info);
+  const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().DoubleValue());
+  const void* source = block_of(info, bytes).data;
+  const int64_t id = addon.host.allocate(bytes);
+  if (id < 0) return info.Env().Null();
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  const auto target = addon.host.find(static_cast<uint32_t>(id))->data;
+  addon.stream->enqueue("offload", [target, source, bytes](Stream&) { std::memcpy(target.get(), source, bytes); });
+  return Napi::Number::New(info.Env(), static_cast<double>(id));
+}
+
+void restore(const Napi::CallbackInfo& info) {
+  Addon& addon = addon_of(info);
+  const HostMemory::Block* host = addon.host.find(buffer_id(info[0]));
+  const Allocator::Block* target = addon.allocator.find(buffer_id(info[1]));
+  if (!host || !target || target->bytes < host->bytes)
+    throw Napi::Error::New(info.Env(), "expected live memory to restore, and a live buffer as large");
+  void* data = target->data;
+  addon.stream->enqueue(
+      "restore", [source = host->data, data, bytes = host->bytes](Stream&) { std::memcpy(data, source.get(), bytes); });
+}
+
+void free_host(const Napi::CallbackInfo& info) {
+  Addon& addon = addon_of(info);
+  const uint32_t id = buffer_id(info[0]);
+  const HostMemory::Block* host = addon.host.find(id);
+  if (!host) return;
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(host->bytes));
+  addon.host.free(id);
+}
+
+// The block leaves this thread's allocator here and is the queued task's: if the thread ends before the task's turn,
+// the stream drops the task after its own thread has ended, and so after the last op that uses the block. The task
+// puts it into the table, on the stream's thread: whatever happens to this JavaScript thread from then on, `done` and
+// its thread-safe function included, has no part in it.
+Napi::Value send(const Napi::CallbackInfo& info) {
+  Addon& addon = addon_of(info);
+  const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().DoubleValue());
+  if (block_of(info, bytes).bytes != bytes) throw Napi::Error::New(info.Env(), "expected a buffer to be sent whole");
+  const auto parcel = std::make_shared<Parcel>(addon.allocator.surrender(buffer_id(info[0])), addon.life);
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
+  const std::string token = addon.transfers->new_token();
+  // The table is held by the task as well, which may be the last to know it.
+  addon.stream->enqueue("transfer", [parcel, token, table = addon.transfers](Stream&) { table->put(token, parcel); });
+  when_done(info, "transfer", info[2].As<Napi::Function>(), info.Env().Null(), nullptr);
+  return Napi::String::New(info.Env(), token);
+}
+
+// Between take() and adopt() the block is this function's; nothing there can fail but for want of a few bytes.
+Napi::Value receive(const Napi::CallbackInfo& info) {
+  Addon& addon = addon_of(info);
+  if (!info[0].IsString()) return info.Env().Null();
+  const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().DoubleValue());
+  const auto block = addon.transfers->take(info[0].As<Napi::String>().Utf8Value(), bytes);
+  if (!block) return info.Env().Null();
+  const int64_t id = addon.allocator.adopt(*block);
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  return Napi::Number::New(info.Env(), static_cast<double>(id));
+}
+
+Napi::Value discard(const Napi::CallbackInfo& info) {
+  const bool found = info[0].IsString() && addon_of(info).transfers->discard(info[0].As<Napi::String>().Utf8Value());
+  return Napi::Boolean::New(info.Env(), found);
+}
+
+Napi::Value total_of(Napi::Env env, const Transfers::Total& total) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("tensors", static_cast<double>(total.tensors));
+  object.Set("bytes", static_cast<double>(total.bytes));
+  return object;
+}
+
+Napi::Value pending(const Napi::CallbackInfo& info) {
+  return total_of(info.Env(), addon_of(info).transfers->pending());
+}
+
+Napi::Value reclaim(const Napi::CallbackInfo& info) {
+  return total_of(info.Env(), addon_of(info).transfers->reclaim());
+}
+
 template <class Params, void (*cpu::Kernels::*KERNEL)(const Params&, cpu::Context&)>
 void call_op(const Napi::CallbackInfo& info) {
   Addon& addon = addon_of(info);
@@ -210,6 +297,14 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define(cpu_backend, "write", write);
   define(cpu_backend, "read", read_buffer);
   define(cpu_backend, "synchronize", synchronize);
+  define(cpu_backend, "offload", offload);
+  define(cpu_backend, "restore", restore);
+  define(cpu_backend, "freeHost", free_host);
+  define(cpu_backend, "send", send);
+  define(cpu_backend, "receive", receive);
+  define(cpu_backend, "discard", discard);
+  define(cpu_backend, "pending", pending);
+  define(cpu_backend, "reclaim", reclaim);
 #define TERNFLASH_EXPORT(name, js_name, Params) \
   define(cpu_backend, js_name, call_op<Params, &cpu::Kernels::name>, const_cast<char*>(js_name));
   TERNFLASH_OPS(TERNFLASH_EXPORT)

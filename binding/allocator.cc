@@ -44,6 +44,12 @@ size_t available_bytes() {
 
 }  // namespace
 
+void* obtain_memory(size_t bytes) {
+  // The system promises more memory than it has and kills the process when it is used: ask before taking much.
+  if (bytes >= LARGE_BYTES && bytes > available_bytes()) return nullptr;
+  return std::aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+}
+
 Allocator::Allocator(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {
   const char* poison = std::getenv("TERNFLASH_POISON");
   poison_ = poison && std::strcmp(poison, "1") == 0;
@@ -73,42 +79,42 @@ int64_t Allocator::allocate(size_t bytes) {
       std::memset(static_cast<uint8_t*>(data) + bytes, GUARD_VALUE, GUARD_BYTES);
     });
   }
-  live_bytes_ += capacity;
+  return enter({data, bytes, capacity, poison_});
+}
+
+uint32_t Allocator::enter(const Block& block) {
+  live_bytes_ += block.capacity;
   if (live_bytes_ > peak_bytes_) peak_bytes_ = live_bytes_;
-  uint32_t id;
   if (unused_.empty()) {
-    id = static_cast<uint32_t>(blocks_.size());
-    blocks_.push_back({});
-  } else {
-    id = unused_.back();
-    unused_.pop_back();
+    blocks_.push_back(block);
+    return static_cast<uint32_t>(blocks_.size() - 1);
   }
-  blocks_[id] = {data, bytes, capacity};
+  const uint32_t id = unused_.back();
+  unused_.pop_back();
+  blocks_[id] = block;
   return id;
 }
 
+Allocator::Block Allocator::surrender(uint32_t id) {
+  const Block block = std::exchange(blocks_[id], Block{});
+  unused_.push_back(id);
+  live_bytes_ -= block.capacity;
+  return block;
+}
+
+int64_t Allocator::adopt(const Block& block) { return enter(block); }
+
 void* Allocator::obtain(size_t capacity) {
-  // The system promises more memory than it has and kills the process when it is used: ask before taking much.
-  if (capacity >= LARGE_BYTES && capacity > available_bytes()) {
-    trim();
-    stream_->wait();
-    if (capacity > available_bytes()) return nullptr;
-  }
-  void* data = std::aligned_alloc(ALIGNMENT, capacity);
-  if (!data) {
-    trim();
-    stream_->wait();
-    data = std::aligned_alloc(ALIGNMENT, capacity);
-  }
-  return data;
+  if (void* data = obtain_memory(capacity)) return data;
+  trim();
+  stream_->wait();
+  return obtain_memory(capacity);
 }
 
 void Allocator::free(uint32_t id) {
   if (!find(id)) return;
-  const Block block = std::exchange(blocks_[id], Block{nullptr, 0, 0});
-  unused_.push_back(id);
-  live_bytes_ -= block.capacity;
-  if (poison_) {
+  const Block block = surrender(id);
+  if (block.guarded) {
     stream_->enqueue("free", [block](Stream& stream) {
       const uint8_t* guard = static_cast<const uint8_t*>(block.data) + block.bytes;
       for (size_t i = 0; i < GUARD_BYTES; i++)

@@ -17,12 +17,16 @@
 
 namespace ternflash {
 
+// Memory of the system, or null if there is too little: for much of it, the system is asked first whether it has it.
+void* obtain_memory(size_t bytes);
+
 class Allocator {
  public:
   struct Block {
-    void* data;
-    size_t bytes;     // asked for
-    size_t capacity;  // of the block, its size class
+    void* data = nullptr;
+    size_t bytes = 0;      // asked for
+    size_t capacity = 0;   // of the block, its size class
+    bool guarded = false;  // bytes of a known value follow
   };
 
   explicit Allocator(std::shared_ptr<Stream> stream);
@@ -34,6 +38,11 @@ class Allocator {
   int64_t allocate(size_t bytes);
   void free(uint32_t id);
 
+  // Takes a block out of this allocator's hands: the caller frees it, once the ops queued so far have run.
+  Block surrender(uint32_t id);
+  // The other way round, of a block that any allocator surrendered and no op uses. Its new number.
+  int64_t adopt(const Block& block);
+
   // Null for a number that is not in use.
   const Block* find(uint32_t id) const;
 
@@ -42,6 +51,7 @@ class Allocator {
 
  private:
   void* obtain(size_t capacity);
+  uint32_t enter(const Block& block);
   void release(void* data);
 
   std::shared_ptr<Stream> stream_;

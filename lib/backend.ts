@@ -15,6 +15,12 @@ import type { DType } from './dtype.js';
 /** A backend's own name for a block of device memory. Opaque to everyone else. */
 export type BufferHandle = unknown;
 
+/** A backend's own name for a block of host memory that device memory was moved to. */
+export type HostHandle = unknown;
+
+/** A block on its way to another thread, in a form that `postMessage` takes. An ArrayBuffer has to be in the transfer list. */
+export type Parcel = string | ArrayBuffer;
+
 /** A dense row-major block of `length` elements; its shape is in the comment beside each use. */
 export interface TensorArg {
   readonly buffer: BufferHandle;
@@ -485,4 +491,28 @@ export interface Backend extends BackendOps {
   read(buffer: BufferHandle, destination: Uint8Array, done: (failure: KernelFailure | null) => void): void;
   /** Calls `done` once the ops queued so far are done. */
   synchronize(done: (failure: KernelFailure | null) => void): void;
+  /**
+   * Copies the first `bytes` bytes of the buffer into new host memory, after the ops already queued. Waits for nothing; the buffer may be
+   * freed as soon as the call returns. Returns null, and does nothing, if the host has too little memory.
+   */
+  offload(buffer: BufferHandle, bytes: number): HostHandle | null;
+  /** Copies all of it back into a buffer at least as large, after the ops already queued. Waits for nothing. */
+  restore(host: HostHandle, buffer: BufferHandle): void;
+  /** May be called while copies from or to it are queued. */
+  freeHost(host: HostHandle): void;
+
+  /**
+   * Takes the buffer away from this thread, which must not use it again. Calls `done` when the ops queued so far are done: from then on
+   * the parcel can be received by this backend of any thread of the process, once. What nobody receives is freed by `discard`, or by `reclaim`
+   * after this thread has ended.
+   */
+  send(buffer: BufferHandle, bytes: number, done: (failure: KernelFailure | null) => void): Parcel;
+  /** The buffer is now this thread's. Returns null, and does nothing, for a parcel that is not there (any more) or not of that many bytes. */
+  receive(parcel: Parcel, bytes: number): BufferHandle | null;
+  /** Frees a parcel instead of receiving it. False if it is not there (any more). */
+  discard(parcel: Parcel): boolean;
+  /** Parcels that can be received, and their bytes, over all threads; of backends whose parcels own their memory, none. */
+  pending(): { tensors: number; bytes: number };
+  /** Frees the parcels that can be received and whose sending thread has ended; says which that were. */
+  reclaim(): { tensors: number; bytes: number };
 }

@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { freemem } from 'node:os';
-import type { Backend, BufferHandle, KernelFailure } from './backend.js';
+import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
 import { loadErrors, native } from './native.js';
 import { createReferenceBackend } from './reference/index.js';
@@ -18,11 +18,16 @@ export interface DeviceMemory {
   bytes: number;
   /** The most bytes held at once since the start or the last `resetPeakMemory()`. */
   peakBytes: number;
+  /**
+   * Bytes that a checkpoint moved from this device to host memory (see `CheckpointOptions.offload`); not among `bytes`. Of the cpu and
+   * reference devices, whose memory is the host's, they take the same memory from the system as before.
+   */
+  offloadedBytes: number;
 }
 
 /** A place where tensors live and ops run. Get one with {@link device}. */
 export class Device {
-  private readonly held: DeviceMemory = { tensors: 0, bytes: 0, peakBytes: 0 };
+  private readonly held: DeviceMemory = { tensors: 0, bytes: 0, peakBytes: 0, offloadedBytes: 0 };
 
   /** @internal */
   constructor(
@@ -44,17 +49,54 @@ export class Device {
         free,
       );
     }
-    this.held.tensors++;
-    this.held.bytes += bytes;
-    if (this.held.bytes > this.held.peakBytes) this.held.peakBytes = this.held.bytes;
+    this.count(bytes);
     return buffer;
   }
 
   /** @internal */
   free(buffer: BufferHandle, bytes: number): void {
     this.backend.free(buffer);
-    this.held.tensors--;
-    this.held.bytes -= bytes;
+    this.discount(bytes);
+  }
+
+  /** @internal Moves a buffer to host memory, in the order of the stream. Null, and the buffer stays, if the host has no room. */
+  offload(buffer: BufferHandle, bytes: number): HostHandle | null {
+    const host = this.backend.offload(buffer, bytes);
+    if (host === null) return null;
+    this.free(buffer, bytes);
+    this.held.offloadedBytes += bytes;
+    return host;
+  }
+
+  /** @internal Moves it back. Throws OutOfMemoryError; it is then still on the host. */
+  restore(op: string, host: HostHandle, bytes: number): BufferHandle {
+    const buffer = this.allocate(op, bytes);
+    this.backend.restore(host, buffer);
+    this.freeHost(host, bytes);
+    return buffer;
+  }
+
+  /** @internal */
+  freeHost(host: HostHandle, bytes: number): void {
+    this.backend.freeHost(host);
+    this.held.offloadedBytes -= bytes;
+  }
+
+  /** @internal Gives a buffer to whoever receives the parcel, of any thread; `sent` is when that can be done. */
+  send(buffer: BufferHandle, bytes: number): { parcel: Parcel; sent: Promise<void> } {
+    let parcel: Parcel = '';
+    const sent = this.settle((done) => {
+      parcel = this.backend.send(buffer, bytes, done);
+    });
+    this.discount(bytes);
+    return { parcel, sent };
+  }
+
+  /** @internal Null if the parcel is not there (any more), or not of that many bytes. */
+  receive(parcel: Parcel, bytes: number): BufferHandle | null {
+    const buffer = this.backend.receive(parcel, bytes);
+    if (buffer !== null) this.count(bytes);
+    return buffer;
   }
 
   /** Waits until every op queued so far has run. Throws KernelError if one failed. */
@@ -79,6 +121,17 @@ export class Device {
 
   toString(): string {
     return this.id;
+  }
+
+  private count(bytes: number): void {
+    this.held.tensors++;
+    this.held.bytes += bytes;
+    if (this.held.bytes > this.held.peakBytes) this.held.peakBytes = this.held.bytes;
+  }
+
+  private discount(bytes: number): void {
+    this.held.tensors--;
+    this.held.bytes -= bytes;
   }
 
   private settle(start: (done: (failure: KernelFailure | null) => void) => void): Promise<void> {
@@ -159,7 +212,7 @@ export function setDefaultDevice(name: DeviceName | Device): void {
   defaultDevice = device(name);
 }
 
-/** Tensors, bytes and peak bytes of every device in use, by device id. */
+/** Tensors, bytes, peak bytes and offloaded bytes of every device in use, by device id. */
 export function memory(): Record<string, DeviceMemory> {
   const result: Record<string, DeviceMemory> = {};
   for (const [id, each] of opened) result[id] = each.memory();

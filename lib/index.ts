@@ -5,6 +5,15 @@ export type { DType, FloatDType, TensorData } from './dtype.js';
 export { Tensor, arange, full, ones, randn, tensor, tensorFromRaw, uniform, zeros } from './tensor.js';
 export type { NestedArray, RandomOptions, TensorOptions } from './tensor.js';
 export {
+  discardTransfer,
+  pendingTransfers,
+  receiveTensor,
+  reclaimTransfers,
+  type TensorMessage,
+  type TensorTransfer,
+  type TransferTotal,
+} from './transfer.js';
+export {
   Device,
   device,
   devices,
@@ -21,9 +30,10 @@ export * from './errors.js';
 export { Generator, defaultGenerator, manualSeed } from './random.js';
 export type { RandomState } from './random.js';
 export { keep, tidy } from './scope.js';
+export { leakReport, liveTensors, trackTensors, type LiveTensors } from './tracking.js';
 export { noGrad, isGradEnabled } from './autograd/tape.js';
 export { grad, valueAndGrad } from './autograd/engine.js';
-export { checkpoint } from './autograd/checkpoint.js';
+export { checkpoint, checkpointWith, type CheckpointOptions } from './autograd/checkpoint.js';
 export { add, mul } from './ops/binary.js';
 export { bitLinear } from './ops/bit-linear.js';
 export { cast } from './ops/cast.js';
@@ -51,7 +61,8 @@ export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
-export { CausalLM, type CausalLMConfig, type CausalLMOptions, type CheckpointConfig } from './models/causal-lm.js';
+export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';
+export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';
 export {
   AdamW,

@@ -14,6 +14,7 @@ import { transpose } from './ops/transpose.js';
 import { checkSeed, defaultGenerator, Generator } from './random.js';
 import { enterScope, leaveScopes } from './scope.js';
 import { Storage } from './storage.js';
+import { transfer, type TensorTransfer } from './transfer.js';
 
 /** Numbers in nested arrays, as deep as the tensor has axes. */
 export type NestedArray = number | readonly NestedArray[];
@@ -107,6 +108,17 @@ export class Tensor {
     const bytes = await this.rawBytes('to');
     const stored = dtype === this.dtype ? bytes : encode(dtype, decode(this.dtype, bytes));
     return fromBytes('to', stored, this.shape, dtype, target, requiresGrad);
+  }
+
+  /**
+   * Gives the tensor to another thread of this process, without a copy: disposes it here at once (with its `grad`), and resolves when
+   * everything queued on it has run. Then `worker.postMessage(message, transferList)`, and {@link receiveTensor} over there.
+   *
+   * @throws OptionError if it is not a leaf or shares its memory with a view or a graph, DisposedError: it is then still this thread's;
+   * KernelError if an op failed that was queued before: it is then gone.
+   */
+  transfer(): Promise<TensorTransfer> {
+    return transfer(this);
   }
 
   /** A view with the same elements under another shape; one axis may be -1. See {@link reshape}. */
@@ -217,7 +229,8 @@ function make(op: string, shape: readonly number[], dtype: DType, device: Device
   const bytes = elementCount(shape) * bytesPerElement(dtype);
   if (!Number.isSafeInteger(bytes))
     throw new ShapeError(`${op}: expected fewer than 2^53 bytes, got shape [${shape.join(', ')}]`);
-  return new Tensor(Storage.allocate(op, device, bytes), Object.freeze([...shape]), dtype, false, tracked);
+  const own = Object.freeze([...shape]);
+  return new Tensor(Storage.allocate(op, device, bytes, dtype, own), own, dtype, false, tracked);
 }
 
 /** @internal */

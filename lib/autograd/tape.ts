@@ -26,6 +26,8 @@ export class GradNode {
     readonly outputCount: number,
     saved: readonly Tensor[],
     private readonly rule: GradientRule,
+    /** What the rule needs besides and takes for itself; disposed when the node is released. */
+    private readonly held: { dispose(): void } | null = null,
   ) {
     this.saved = saved.map((tensor) => tensor.alias());
   }
@@ -46,7 +48,9 @@ export class GradNode {
 
   /** Frees what was saved; the node cannot be applied again. */
   release(): void {
-    for (const tensor of this.saved ?? []) tensor.dispose();
+    if (!this.saved) return;
+    for (const tensor of this.saved) tensor.dispose();
+    this.held?.dispose();
     this.saved = null;
   }
 

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkpoint } from '../autograd/checkpoint.js';
-import { isGradEnabled } from '../autograd/tape.js';
 import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkShape, checkTensor } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { FLOAT_DTYPES } from '../dtype.js';
 import { FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { Module, parameter } from '../nn/module.js';
 import { RMSNorm } from '../nn/rms-norm.js';
@@ -19,14 +18,6 @@ import { linear } from '../ops/linear.js';
 import { reshape } from '../ops/reshape.js';
 import { tidy } from '../scope.js';
 import { randn, type Tensor } from '../tensor.js';
-
-/** Which layers are recomputed in the backward pass. */
-export interface CheckpointConfig {
-  /** Default true. */
-  enabled: boolean;
-  /** Layers to a checkpointed segment: the inputs of every `every`-th layer are kept. Default 1. */
-  every: number;
-}
 
 /** The shape of a {@link CausalLM}. */
 export interface CausalLMConfig extends LayerConfig {
@@ -85,9 +76,6 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
 /** A decoder-only language model: embedding, transformer blocks, norm, output projection. */
 export class CausalLM extends Module {
   readonly config: CausalLMConfig;
-  /** Recomputation in the backward pass; may be changed at any time. Default off. */
-  checkpointConfig: CheckpointConfig = { enabled: false, every: 1 };
-
   /** [V, hidden] */
   embedding: Tensor;
   layers: TransformerBlock[];
@@ -96,6 +84,7 @@ export class CausalLM extends Module {
   head: Tensor | null;
 
   private readonly _device: Device;
+  private _checkpointConfig = resolveCheckpointConfig({ enabled: false });
 
   /**
    * A model with random weights, drawn from the library's generator (see `manualSeed`).
@@ -121,6 +110,20 @@ export class CausalLM extends Module {
     return this._device;
   }
 
+  /**
+   * What is kept for the backward pass and what is computed again; may be changed at any time. Default off. Of what is assigned, an absent key
+   * takes its default: `{ every: 2 }` is enabled.
+   *
+   * @throws OptionError when set, or used after a field was changed, if it makes no sense.
+   */
+  get checkpointConfig(): CheckpointConfig {
+    return this._checkpointConfig;
+  }
+
+  set checkpointConfig(config: Partial<CheckpointConfig>) {
+    this._checkpointConfig = resolveCheckpointConfig(config);
+  }
+
   /** An empty key/value cache for each layer. */
   createCache(batch: number, capacity: number): KvCache[] {
     return this.layers.map(() => createKvCache(batch, capacity, this.config, this._device));
@@ -143,7 +146,7 @@ export class CausalLM extends Module {
       const tokens = embedding(this.embedding, ids);
       const mixed = cache
         ? this.layers.reduce((x, layer, i) => layer.forward(x, cache[i]), tokens)
-        : this.runLayers(tokens);
+        : runLayers(this.layers, tokens, this._checkpointConfig);
       return linear(this.norm.forward(mixed), this.head ?? this.embedding);
     });
   }
@@ -208,17 +211,5 @@ export class CausalLM extends Module {
     } finally {
       for (const tensor of tensors.values()) tensor.dispose();
     }
-  }
-
-  private runLayers(x: Tensor): Tensor {
-    const { enabled, every } = this.checkpointConfig;
-    if (!enabled || !isGradEnabled()) return this.layers.reduce((h, layer) => layer.forward(h), x);
-    checkInteger('CheckpointConfig', 'every', every, 1, 2 ** 31 - 1);
-    let h = x;
-    for (let start = 0; start < this.layers.length; start += every) {
-      const segment = this.layers.slice(start, start + every);
-      h = checkpoint((input: Tensor) => segment.reduce((value, layer) => layer.forward(value), input), h);
-    }
-    return h;
   }
 }

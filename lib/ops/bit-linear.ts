@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { remember } from '../autograd/remember.js';
 import { needsGrad, record } from '../autograd/tape.js';
 import { empty, type Tensor } from '../tensor.js';
 import { checkLinear } from './linear.js';
@@ -23,42 +24,37 @@ import { int8Product, quantizeActivations, ternaryInputGradient } from './ternar
 export function bitLinear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
   const op = 'bitLinear';
   const { device, m, n, k } = checkLinear(op, x, weight, bias);
-  const out = empty(op, [...x.shape.slice(0, -1), n], x.dtype, device);
-  const ternary = quantizeTernary(weight);
-  const { codes, scales } = quantizeActivations(op, x, m, k);
-  int8Product(codes, scales, ternary, bias, out, m);
+  const [out, ...operands] = remember(op, [x, weight, bias], {}, () => {
+    const product = empty(op, [...x.shape.slice(0, -1), n], x.dtype, device);
+    const ternary = quantizeTernary(weight);
+    const { codes, scales } = quantizeActivations(op, x, m, k);
+    int8Product(codes, scales, ternary, bias, product, m);
+    return [product, ...ternary.tensors(), codes, scales];
+  });
   const [needsX, needsWeight, needsBias] = [needsGrad(x), needsGrad(weight), needsGrad(bias)];
   const { dtype } = weight;
-  record(
-    op,
-    [x, weight, bias],
-    out,
-    [...ternary.tensors(), codes, scales],
-    ([dOut], [packed, scale, xCodes, xScales]) => {
-      if (!dOut) return [null, null, null];
-      const dX = needsX ? ternaryInputGradient(op, dOut, packed, scale, m, n, k) : null;
-      let dWeight: Tensor | null = null;
-      if (needsWeight) {
-        dWeight = empty(op, [n, k], dtype, device);
-        device.backend.bitLinearWeightBackward({
-          dOut: dOut.arg,
-          codes: xCodes.arg,
-          activationScales: xScales.arg,
-          dWeight: dWeight.arg,
-          m,
-          n,
-          k,
-        });
-      }
-      return [
-        dX && reshape(dX, [...dOut.shape.slice(0, -1), k]),
-        dWeight,
-        needsBias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null,
-      ];
-    },
-  );
-  ternary.dispose();
-  codes.dispose();
-  scales.dispose();
+  record(op, [x, weight, bias], out, operands, ([dOut], [packed, scale, xCodes, xScales]) => {
+    if (!dOut) return [null, null, null];
+    const dX = needsX ? ternaryInputGradient(op, dOut, packed, scale, m, n, k) : null;
+    let dWeight: Tensor | null = null;
+    if (needsWeight) {
+      dWeight = empty(op, [n, k], dtype, device);
+      device.backend.bitLinearWeightBackward({
+        dOut: dOut.arg,
+        codes: xCodes.arg,
+        activationScales: xScales.arg,
+        dWeight: dWeight.arg,
+        m,
+        n,
+        k,
+      });
+    }
+    return [
+      dX && reshape(dX, [...dOut.shape.slice(0, -1), k]),
+      dWeight,
+      needsBias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null,
+    ];
+  });
+  for (const operand of operands) operand.dispose();
   return out;
 }

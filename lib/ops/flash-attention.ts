@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import type { AttentionShape } from '../backend.js';
+import { remember } from '../autograd/remember.js';
 import { record } from '../autograd/tape.js';
 import {
   checkBoolean,
@@ -129,9 +130,12 @@ export function flashAttention(
   const returnLse = checkBoolean(op, 'returnLse', options.returnLse ?? false);
   const shape = attentionShape(op, q, k, options, k.shape[1]);
   const { batch, heads, queries } = shape;
-  const out = empty(op, q.shape, q.dtype, device);
-  const lse = (returnLse ? empty : workspace)(op, [batch, heads, queries], 'float32', device);
-  device.backend.flashAttention({ ...shape, q: q.arg, k: k.arg, v: v.arg, out: out.arg, lse: lse.arg });
+  const [out, lse] = remember(op, [q, k, v], shape, () => {
+    const result = empty(op, q.shape, q.dtype, device);
+    const rowLse = (returnLse ? empty : workspace)(op, [batch, heads, queries], 'float32', device);
+    device.backend.flashAttention({ ...shape, q: q.arg, k: k.arg, v: v.arg, out: result.arg, lse: rowLse.arg });
+    return [result, rowLse];
+  });
 
   record(
     op,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { remember } from '../autograd/remember.js';
 import { needsGrad, record } from '../autograd/tape.js';
 import { checkFloat, checkShape, checkTogether } from '../check.js';
 import { ShapeError } from '../errors.js';
@@ -19,17 +20,20 @@ import { reshape } from './reshape.js';
  */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
   const { device, m, n, k } = checkLinear('linear', x, weight, bias);
-  const out = empty('linear', [...x.shape.slice(0, -1), n], x.dtype, device);
-  device.backend.matmul({
-    a: x.arg,
-    b: weight.arg,
-    bias: bias && bias.arg,
-    out: out.arg,
-    m,
-    n,
-    k,
-    transposeA: false,
-    transposeB: true,
+  const [out] = remember('linear', [x, weight, bias], {}, () => {
+    const product = empty('linear', [...x.shape.slice(0, -1), n], x.dtype, device);
+    device.backend.matmul({
+      a: x.arg,
+      b: weight.arg,
+      bias: bias && bias.arg,
+      out: product.arg,
+      m,
+      n,
+      k,
+      transposeA: false,
+      transposeB: true,
+    });
+    return [product];
   });
   const [needsX, needsWeight, needsBias] = [needsGrad(x), needsGrad(weight), needsGrad(bias)];
   record('linear', [x, weight, bias], out, [x, weight], ([dOut], [input, w]) => {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { remember } from '../autograd/remember.js';
 import { record } from '../autograd/tape.js';
 import { checkFloat, checkOneOf, checkOptions, checkShape, checkTogether } from '../check.js';
 import { ShapeError } from '../errors.js';
@@ -50,24 +51,27 @@ export function ternaryMatmul(x: Tensor, weight: TernaryTensor, options: Ternary
   }
   const device = checkTogether(op, { x, weight: weight.packed }, false);
   const m = x.size / k;
-  const out = empty(op, [...x.shape.slice(0, -1), n], x.dtype, device);
-  if (activations === 'int8') {
-    const { codes, scales } = quantizeActivations(op, x, m, k);
-    int8Product(codes, scales, weight, bias, out, m);
-    codes.dispose();
-    scales.dispose();
-  } else {
-    device.backend.ternaryMatmul({
-      x: x.arg,
-      packed: weight.packed.arg,
-      weightScale: weight.scale.arg,
-      bias: bias && bias.arg,
-      out: out.arg,
-      m,
-      n,
-      k,
-    });
-  }
+  const [out] = remember(op, [x, ...weight.tensors(), bias], { activations }, () => {
+    const product = empty(op, [...x.shape.slice(0, -1), n], x.dtype, device);
+    if (activations === 'int8') {
+      const { codes, scales } = quantizeActivations(op, x, m, k);
+      int8Product(codes, scales, weight, bias, product, m);
+      codes.dispose();
+      scales.dispose();
+    } else {
+      device.backend.ternaryMatmul({
+        x: x.arg,
+        packed: weight.packed.arg,
+        weightScale: weight.scale.arg,
+        bias: bias && bias.arg,
+        out: product.arg,
+        m,
+        n,
+        k,
+      });
+    }
+    return [product];
+  });
   record(op, [x, bias], out, weight.tensors(), ([dOut], [packed, scale]) => {
     if (!dOut) return [null, null];
     const dX = ternaryInputGradient(op, dOut, packed, scale, m, n, k);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { Backend, BufferHandle, KernelFailure } from '../backend.js';
+import { types } from 'node:util';
+import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from '../backend.js';
 import { adamw } from './adamw.js';
 import type { ReferenceBuffer } from './buffer.js';
 import { crossEntropy, crossEntropyBackward } from './cross-entropy.js';
@@ -65,6 +66,38 @@ export function createReferenceBackend(): Backend {
       deliver(done);
     },
     synchronize: deliver,
+
+    offload(buffer: BufferHandle, bytes: number): HostHandle | null {
+      try {
+        return (buffer as ReferenceBuffer).bytes.slice(0, bytes);
+      } catch {
+        return null;
+      }
+    },
+    restore(host: HostHandle, buffer: BufferHandle): void {
+      (buffer as ReferenceBuffer).bytes.set(host as Uint8Array);
+    },
+    freeHost: () => undefined, // the garbage collector's
+
+    send(buffer: BufferHandle, _bytes: number, done: (failure: KernelFailure | null) => void): Parcel {
+      const parcel = (buffer as ReferenceBuffer).bytes.buffer as ArrayBuffer;
+      (buffer as ReferenceBuffer).bytes = NOTHING;
+      deliver(done);
+      return parcel;
+    },
+    receive(parcel: Parcel, bytes: number): BufferHandle | null {
+      if (!types.isArrayBuffer(parcel) || parcel.byteLength !== bytes) return null;
+      // Moved, not copied: the parcel is empty afterwards, and so cannot be received twice.
+      return { bytes: new Uint8Array(structuredClone(parcel, { transfer: [parcel] })) } satisfies ReferenceBuffer;
+    },
+    discard(parcel: Parcel): boolean {
+      if (!types.isArrayBuffer(parcel) || parcel.byteLength === 0) return false;
+      structuredClone(parcel, { transfer: [parcel] });
+      return true;
+    },
+    // A parcel owns its memory, which the garbage collector frees with the message it is in.
+    pending: () => ({ tensors: 0, bytes: 0 }),
+    reclaim: () => ({ tensors: 0, bytes: 0 }),
 
     fill,
     cast,

@@ -44,7 +44,10 @@ const compute = async (library: Library, seed: number): Promise<number[][]> => {
       library.setDefaultDevice('reference');
       return { memory: library.memory().cpu, size: x.size };
     }, []);
-    expect(await messageOf(worker)).toEqual({ memory: { tensors: 1, bytes: 12, peakBytes: 12 }, size: 3 });
+    expect(await messageOf(worker)).toEqual({
+      memory: { tensors: 1, bytes: 12, peakBytes: 12, offloadedBytes: 0 },
+      size: 3,
+    });
     expect(randn([1]).device.id).toBe('cpu');
     held.dispose();
   });
