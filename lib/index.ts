@@ -59,6 +59,7 @@ export { TernaryTensor } from './ops/ternary-tensor.js';
 export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
+export { applyLora, loadLora, LoraAdapter, loraState, mergeLora, saveLora, type LoraOptions } from './nn/lora.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';

@@ -8,6 +8,7 @@ import { FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
 import { TernaryLinear } from '../nn/linear.js';
+import { hasLora } from '../nn/lora.js';
 import { Module, parameter } from '../nn/module.js';
 import { RMSNorm } from '../nn/rms-norm.js';
 import { checkLayerConfig, createKvCache, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
@@ -180,8 +181,14 @@ export class CausalLM extends Module {
     }
   }
 
-  /** Writes config and weights to one safetensors file; packed weights stay packed. The file appears whole or not at all. */
+  /**
+   * Writes config and weights to one safetensors file; packed weights stay packed. The file appears whole or not at all.
+   *
+   * @throws OptionError if the model carries LoRA adapters: merge them, or save them alone.
+   */
   async save(file: string): Promise<void> {
+    if (hasLora(this))
+      throw new OptionError('CausalLM.save: expected a model without LoRA adapters, got one with some');
     const frozen = this.parameters().length === 0;
     const config = JSON.stringify({ ...this.config, frozen });
     await writeSafetensors(file, this.state(), { format: 'ternflash-causal-lm', config });

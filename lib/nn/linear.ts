@@ -9,8 +9,9 @@ import { linear } from '../ops/linear.js';
 import { quantizeTernary } from '../ops/quantize-ternary.js';
 import { ternaryMatmul } from '../ops/ternary-matmul.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
-import { keep } from '../scope.js';
+import { keep, tidy } from '../scope.js';
 import { randn, zeros, type Tensor } from '../tensor.js';
+import type { LoraAdapter } from './lora.js';
 import { Module, parameter } from './module.js';
 
 /** Options of {@link Linear} and {@link TernaryLinear}. */
@@ -43,13 +44,24 @@ function initial(
   };
 }
 
+function adapted(x: Tensor, lora: LoraAdapter | null, base: () => Tensor): Tensor {
+  return lora ? tidy(() => lora.forward(x, base())) : base();
+}
+
 /** y = x Wᵀ + b: see the op {@link linear}. */
 export class Linear extends Module {
   /** [outputs, inputs] */
   weight: Tensor;
   /** [outputs] or null */
   bias: Tensor | null;
+  /** A low-rank update that is added to the result, or null; see {@link applyLora}. */
+  lora: LoraAdapter | null = null;
 
+  /**
+   * @param inputs features of x, K.
+   * @param outputs features of y, N.
+   * @throws OptionError, DeviceError, OutOfMemoryError.
+   */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
     ({ weight: this.weight, bias: this.bias } = initial('Linear', inputs, outputs, options));
@@ -57,7 +69,7 @@ export class Linear extends Module {
 
   /** [..., inputs] → [..., outputs] */
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+    return adapted(x, this.lora, () => linear(x, this.weight, this.bias));
   }
 }
 
@@ -70,21 +82,35 @@ export class TernaryLinear extends Module {
   weight: Tensor | TernaryTensor;
   /** [outputs] or null */
   bias: Tensor | null;
+  /** Of the float weight, also once it is packed. */
+  readonly dtype: FloatDType;
+  /** A low-rank update that is added to the result, or null; see {@link applyLora}. */
+  lora: LoraAdapter | null = null;
 
+  /**
+   * @param inputs features of x, K.
+   * @param outputs features of y, N.
+   * @throws OptionError, DeviceError, OutOfMemoryError.
+   */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
-    ({ weight: this.weight, bias: this.bias } = initial('TernaryLinear', inputs, outputs, options));
+    const { weight, bias } = initial('TernaryLinear', inputs, outputs, options);
+    this.weight = weight;
+    this.bias = bias;
+    this.dtype = weight.dtype as FloatDType;
   }
 
+  /** Whether the weight is packed. */
   get isFrozen(): boolean {
     return this.weight instanceof TernaryTensor;
   }
 
   /** [..., inputs] → [..., outputs] */
   forward(x: Tensor): Tensor {
-    return this.weight instanceof TernaryTensor
-      ? ternaryMatmul(x, this.weight, { bias: this.bias })
-      : bitLinear(x, this.weight, this.bias);
+    const { weight, bias } = this;
+    return adapted(x, this.lora, () =>
+      weight instanceof TernaryTensor ? ternaryMatmul(x, weight, { bias }) : bitLinear(x, weight, bias),
+    );
   }
 
   /** Packs the weight and frees the float one. It cannot be trained any more. Does nothing the second time. */

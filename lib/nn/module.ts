@@ -35,6 +35,26 @@ export abstract class Module {
     return found;
   }
 
+  /** This module, under the empty name, and every module inside it by name; one used twice under its first name. */
+  modules(): Map<string, Module> {
+    const found = new Map<string, Module>();
+    const seen = new Set<Module>();
+    const visit = (path: string, value: unknown): void => {
+      if (value instanceof Module) {
+        if (seen.has(value)) return;
+        seen.add(value);
+        found.set(path, value);
+        for (const [name, field] of Object.entries(value)) {
+          if (!name.startsWith('_')) visit(path === '' ? name : `${path}.${name}`, field);
+        }
+      } else if (Array.isArray(value)) {
+        value.forEach((each, index) => visit(`${path}.${index}`, each));
+      }
+    };
+    visit('', this);
+    return found;
+  }
+
   /** The tensors that are trained, by name. */
   namedParameters(): Map<string, Tensor> {
     return new Map([...this.state()].filter(([, tensor]) => tensor.requiresGrad));
