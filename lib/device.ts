@@ -33,6 +33,7 @@ export class Device {
   constructor(
     /** `reference`, `cpu`, `cuda:0`, … */
     readonly id: string,
+    /** Which backend computes. */
     readonly type: 'reference' | 'cpu' | 'cuda',
     /** @internal */
     readonly backend: Backend,
@@ -119,6 +120,7 @@ export class Device {
     this.held.peakBytes = this.held.bytes;
   }
 
+  /** The id. */
   toString(): string {
     return this.id;
   }
@@ -146,10 +148,13 @@ export class Device {
 
 /** One line of {@link devices}: a device, whether it can be used here, and why or why not. */
 export interface DeviceReport {
+  /** As {@link Device.id}. */
   id: string;
+  /** Whether it can be used on this machine. */
   available: boolean;
   /** True for the device that `auto` stands for. */
   isDefault: boolean;
+  /** What it computes with, or why it cannot be used. */
   reason: string;
 }
 

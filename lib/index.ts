@@ -34,6 +34,7 @@ export { leakReport, liveTensors, trackTensors, type LiveTensors } from './track
 export { noGrad, isGradEnabled } from './autograd/tape.js';
 export { grad, valueAndGrad } from './autograd/engine.js';
 export { checkpoint, checkpointWith, type CheckpointOptions } from './autograd/checkpoint.js';
+export type { Offload } from './autograd/held-tensor.js';
 export { add, mul } from './ops/binary.js';
 export { bitLinear } from './ops/bit-linear.js';
 export { cast } from './ops/cast.js';
@@ -61,7 +62,7 @@ export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
 export { applyLora, loadLora, LoraAdapter, loraState, mergeLora, saveLora, type LoraOptions } from './nn/lora.js';
 export { RMSNorm } from './nn/rms-norm.js';
-export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
+export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig, type Placement } from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';

@@ -24,6 +24,7 @@ import { randn, type Tensor } from '../tensor.js';
 export interface CausalLMConfig extends LayerConfig {
   /** Number of tokens. */
   vocabulary: number;
+  /** Number of transformer blocks. */
   layers: number;
   /** The output projection is the embedding. Default true. */
   tieEmbeddings: boolean;
@@ -76,10 +77,13 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
 
 /** A decoder-only language model: embedding, transformer blocks, norm, output projection. */
 export class CausalLM extends Module {
+  /** Its shape, with every default filled in. */
   readonly config: CausalLMConfig;
   /** [V, hidden] */
   embedding: Tensor;
+  /** In the order they are run. */
   layers: TransformerBlock[];
+  /** After the last layer. */
   norm: RMSNorm;
   /** [V, hidden], or null if it is the embedding */
   head: Tensor | null;
@@ -107,6 +111,7 @@ export class CausalLM extends Module {
     this.head = tieEmbeddings ? null : matrix();
   }
 
+  /** The device of its parameters. */
   get device(): Device {
     return this._device;
   }
@@ -121,6 +126,7 @@ export class CausalLM extends Module {
     return this._checkpointConfig;
   }
 
+  /** What is absent takes its default. */
   set checkpointConfig(config: Partial<CheckpointConfig>) {
     this._checkpointConfig = resolveCheckpointConfig(config);
   }

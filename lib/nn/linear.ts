@@ -58,6 +58,8 @@ export class Linear extends Module {
   lora: LoraAdapter | null = null;
 
   /**
+   * Random weights, drawn from the library's generator.
+   *
    * @param inputs features of x, K.
    * @param outputs features of y, N.
    * @throws OptionError, DeviceError, OutOfMemoryError.
@@ -67,7 +69,11 @@ export class Linear extends Module {
     ({ weight: this.weight, bias: this.bias } = initial('Linear', inputs, outputs, options));
   }
 
-  /** [..., inputs] → [..., outputs] */
+  /**
+   * @param x [..., inputs].
+   * @returns [..., outputs].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor): Tensor {
     return adapted(x, this.lora, () => linear(x, this.weight, this.bias));
   }
@@ -78,7 +84,7 @@ export class Linear extends Module {
  * weight by the packed trits, which take a sixteenth of its memory and give the same results to the bit.
  */
 export class TernaryLinear extends Module {
-  /** [outputs, inputs]: float while training, packed once frozen. */
+  /** [outputs, inputs], float while training, packed once frozen. */
   weight: Tensor | TernaryTensor;
   /** [outputs] or null */
   bias: Tensor | null;
@@ -88,6 +94,8 @@ export class TernaryLinear extends Module {
   lora: LoraAdapter | null = null;
 
   /**
+   * Random weights, drawn from the library's generator.
+   *
    * @param inputs features of x, K.
    * @param outputs features of y, N.
    * @throws OptionError, DeviceError, OutOfMemoryError.
@@ -105,7 +113,11 @@ export class TernaryLinear extends Module {
     return this.weight instanceof TernaryTensor;
   }
 
-  /** [..., inputs] → [..., outputs] */
+  /**
+   * @param x [..., inputs].
+   * @returns [..., outputs].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor): Tensor {
     const { weight, bias } = this;
     return adapted(x, this.lora, () =>

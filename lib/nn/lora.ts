@@ -67,6 +67,7 @@ export class LoraAdapter extends Module {
    * @param x [..., inputs], the layer's input.
    * @param y [..., outputs], what the layer makes of it.
    * @returns [..., outputs], y's dtype.
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
   forward(x: Tensor, y: Tensor): Tensor {
     return tidy(() => {

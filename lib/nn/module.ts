@@ -78,6 +78,7 @@ export abstract class Module {
   /**
    * Overwrites the state with tensors of the same names, shapes and dtypes, on any device.
    *
+   * @param source names to tensors, as {@link state} gives them.
    * @throws OptionError if a name is missing or unknown, ShapeError, DTypeError; nothing is changed then.
    */
   async loadState(source: ReadonlyMap<string, Tensor>): Promise<void> {
@@ -104,6 +105,7 @@ export abstract class Module {
     for (const tensor of this.state().values()) tensor.dispose();
   }
 
+  /** Called at the end of a `using` block: see {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -22,7 +22,7 @@ export interface FlashAttentionOptions {
   /** Query i sees keys j ≤ i + Sk − Sq only (bottom-right aligned, so that the last query sees all keys). Default false. */
   causal?: boolean;
   /**
-   * [left, right]: query i sees keys from i + Sk − Sq − left to i + Sk − Sq + right; −1 is unlimited. With `causal`, right counts as 0.
+   * `[left, right]`: query i sees keys from i + Sk − Sq − left to i + Sk − Sq + right; −1 is unlimited. With `causal`, right counts as 0.
    * Default [-1, -1].
    */
   window?: readonly [number, number];

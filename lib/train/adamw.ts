@@ -20,6 +20,7 @@ export interface AdamWOptions {
 
 /** Parameters with a weight decay of their own. */
 export interface ParameterGroup {
+  /** Leaves that require a gradient. */
   parameters: readonly Tensor[];
   /** Default: the optimizer's. */
   weightDecay?: number;
@@ -163,6 +164,7 @@ export interface WarmupCosineOptions {
  * A learning rate that rises linearly and then falls along half a cosine (Loshchilov and Hutter, "SGDR", 2017).
  *
  * @returns the learning rate of a step, counted from 1.
+ * @throws OptionError.
  */
 export function warmupCosine(options: WarmupCosineOptions): (step: number) => number {
   const op = 'warmupCosine';
