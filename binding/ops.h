@@ -35,6 +35,12 @@ struct DropoutMask {
   uint64_t offset;
 };
 
+struct DropoutParams {
+  DropoutMask mask;
+  Tensor x;
+  Tensor out;  // may alias x
+};
+
 struct FillParams {
   Tensor out;
   double value;
@@ -362,6 +368,7 @@ struct GlobalNormParams {
   X(embedding_backward, "embeddingBackward", EmbeddingBackwardParams)                     \
   X(rms_norm, "rmsNorm", RmsNormParams)                                                   \
   X(rms_norm_backward, "rmsNormBackward", RmsNormBackwardParams)                          \
+  X(dropout, "dropout", DropoutParams)                                                    \
   X(rope, "rope", RopeParams)                                                             \
   X(gated_activation, "gatedActivation", GatedActivationParams)                           \
   X(gated_activation_backward, "gatedActivationBackward", GatedActivationBackwardParams)  \

@@ -28,6 +28,15 @@ GatedActivation gated_activation_kind(const Args& args) {
   return args.text("kind") == "swiglu" ? GatedActivation::SWIGLU : GatedActivation::RELU2_GLU;
 }
 
+DropoutMask dropout_mask(const Args& args) {
+  DropoutMask mask;
+  mask.threshold = static_cast<uint32_t>(args.integer("threshold"));
+  if (mask.threshold > 65535) args.fail("threshold", "at most 65535");
+  mask.seed = static_cast<uint64_t>(args.integer("seed"));
+  mask.offset = static_cast<uint64_t>(args.integer("offset"));
+  return mask;
+}
+
 AttentionShape attention_shape(const Args& args) {
   AttentionShape shape;
   shape.batch = args.integer("batch");
@@ -171,6 +180,12 @@ void read(const Args& args, Call<RmsNormBackwardParams>& call) {
   p.rstd = args.tensor("rstd", p.rows);
   p.d_x = args.tensor("dX", p.rows * p.cols);
   p.d_weight = args.optional_tensor("dWeight", p.cols);
+}
+
+void read(const Args& args, Call<DropoutParams>& call) {
+  call.params.mask = dropout_mask(args);
+  call.params.x = args.tensor("x", 0);
+  call.params.out = args.tensor("out", call.params.x.length);
 }
 
 void read(const Args& args, Call<RopeParams>& call) {

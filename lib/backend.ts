@@ -34,6 +34,16 @@ export interface DropoutMask {
   offset: number;
 }
 
+export interface DropoutParams extends DropoutMask {
+  /** Any length. Element e has number e % 8 of block offset + floor(e / 8): word (e % 8) >> 1, half e & 1. */
+  x: TensorArg;
+  /**
+   * Same dtype and length: 0 where dropped, even if x is NaN; else fround(x * fround(65536 / (65536 - threshold))), rounded to the dtype.
+   * May be the buffer of x.
+   */
+  out: TensorArg;
+}
+
 export interface FillParams {
   out: TensorArg;
   value: number;
@@ -444,6 +454,7 @@ export interface BackendOps {
   embeddingBackward(params: EmbeddingBackwardParams): void;
   rmsNorm(params: RmsNormParams): void;
   rmsNormBackward(params: RmsNormBackwardParams): void;
+  dropout(params: DropoutParams): void;
   rope(params: RopeParams): void;
   gatedActivation(params: GatedActivationParams): void;
   gatedActivationBackward(params: GatedActivationBackwardParams): void;

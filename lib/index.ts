@@ -28,6 +28,7 @@ export { add, mul } from './ops/binary.js';
 export { bitLinear } from './ops/bit-linear.js';
 export { cast } from './ops/cast.js';
 export { crossEntropy, type CrossEntropyOptions } from './ops/cross-entropy.js';
+export { dropout } from './ops/dropout.js';
 export { embedding } from './ops/embedding.js';
 export {
   flashAttention,

@@ -223,6 +223,29 @@ export const rmsNormCases: OpCases<RmsNormCase> = {
   bench: [{ name: '2048x2048', shape: [2048, 2048], weight: true }],
 };
 
+export interface DropoutCase extends Case {
+  readonly shape: readonly number[];
+  readonly p: number;
+  /** Where the library's generator stands. */
+  readonly seed: number;
+  readonly offset: number;
+}
+
+export const dropoutCases: OpCases<DropoutCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'a scalar', shape: [], p: 0.5, seed: 1, offset: 0 },
+    { name: '3', shape: [3], p: 0.5, seed: 2, offset: 7 },
+    { name: '9x7', shape: [9, 7], p: 0.1, seed: 3, offset: 2 ** 32 - 3 },
+    { name: '64', shape: [64], p: 0.9, seed: 2 ** 53 - 1, offset: 1 },
+    { name: '3x1x65', shape: [3, 1, 65], p: 0.25, seed: 2 ** 32, offset: 2 ** 40 },
+    { name: '127x129', shape: [127, 129], p: 0.17, seed: 6, offset: 2 ** 32 - 1000 },
+    { name: 'a task and one', shape: [16385], p: 0.5, seed: 7, offset: 0 },
+  ],
+  bench: [{ name: '2048x2048', shape: [2048, 2048], p: 0.1, seed: 1, offset: 0 }],
+};
+
 export interface RopeCase extends Case {
   readonly batch: number;
   readonly sequence: number;

@@ -5,6 +5,7 @@ import type { Backend, BufferHandle, KernelFailure } from '../backend.js';
 import { adamw } from './adamw.js';
 import type { ReferenceBuffer } from './buffer.js';
 import { crossEntropy, crossEntropyBackward } from './cross-entropy.js';
+import { dropout } from './dropout.js';
 import { binary, cast, fill, scale, transpose } from './elementwise.js';
 import { embedding, embeddingBackward } from './embedding.js';
 import { flashAttention, flashAttentionBackward } from './flash-attention.js';
@@ -80,6 +81,7 @@ export function createReferenceBackend(): Backend {
     embeddingBackward: (params) => embeddingBackward(params, failing('embeddingBackward')),
     rmsNorm,
     rmsNormBackward,
+    dropout,
     rope,
     gatedActivation,
     gatedActivationBackward,

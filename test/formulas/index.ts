@@ -6,6 +6,7 @@ import type { OpSpec } from '../op-spec.js';
 import { addSpec, mulSpec } from './binary.js';
 import { bitLinearSpec } from './bit-linear.js';
 import { crossEntropySpec } from './cross-entropy.js';
+import { dropoutSpec } from './dropout.js';
 import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
 import { relu2GluSpec, swigluSpec } from './gated-activation.js';
@@ -34,6 +35,7 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(linearSpec),
     visit(embeddingSpec),
     visit(rmsNormSpec),
+    visit(dropoutSpec),
     visit(ropeSpec),
     visit(swigluSpec),
     visit(relu2GluSpec),
