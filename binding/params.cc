@@ -165,6 +165,8 @@ void read(const Args& args, Call<RmsNormParams>& call) {
   p.cols = args.integer("cols");
   p.eps = args.number("eps");
   p.x = args.tensor("x", p.rows * p.cols);
+  p.residual = args.optional_tensor("residual", p.rows * p.cols);
+  if (p.residual.data) p.sum = args.tensor("sum", p.rows * p.cols);
   p.weight = args.optional_tensor("weight", p.cols);
   p.out = args.tensor("out", p.rows * p.cols);
   p.rstd = args.tensor("rstd", p.rows);
@@ -175,11 +177,42 @@ void read(const Args& args, Call<RmsNormBackwardParams>& call) {
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
   p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_sum = args.optional_tensor("dSum", p.rows * p.cols);
   p.x = args.tensor("x", p.rows * p.cols);
   p.weight = args.optional_tensor("weight", p.cols);
   p.rstd = args.tensor("rstd", p.rows);
   p.d_x = args.tensor("dX", p.rows * p.cols);
   p.d_weight = args.optional_tensor("dWeight", p.cols);
+}
+
+void read(const Args& args, Call<LayerNormParams>& call) {
+  LayerNormParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.eps = args.number("eps");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.residual = args.optional_tensor("residual", p.rows * p.cols);
+  if (p.residual.data) p.sum = args.tensor("sum", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.bias = args.optional_tensor("bias", p.cols);
+  p.out = args.tensor("out", p.rows * p.cols);
+  p.mean = args.tensor("mean", p.rows);
+  p.rstd = args.tensor("rstd", p.rows);
+}
+
+void read(const Args& args, Call<LayerNormBackwardParams>& call) {
+  LayerNormBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_sum = args.optional_tensor("dSum", p.rows * p.cols);
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.mean = args.tensor("mean", p.rows);
+  p.rstd = args.tensor("rstd", p.rows);
+  p.d_x = args.tensor("dX", p.rows * p.cols);
+  p.d_weight = args.optional_tensor("dWeight", p.cols);
+  p.d_bias = args.optional_tensor("dBias", p.cols);
 }
 
 void read(const Args& args, Call<DropoutParams>& call) {

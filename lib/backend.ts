@@ -166,6 +166,10 @@ export interface EmbeddingBackwardParams {
 export interface RmsNormParams {
   /** [M, K] */
   x: TensorArg;
+  /** [M, K] or null. With it, `sum` takes the place of x below. */
+  residual: TensorArg | null;
+  /** [M, K] = x + residual, rounded to the dtype; null exactly if residual is */
+  sum: TensorArg | null;
   /** [K] or null for all ones */
   weight: TensorArg | null;
   /** [M, K] = x / sqrt(mean(x^2) + eps) * weight */
@@ -179,12 +183,57 @@ export interface RmsNormParams {
 
 export interface RmsNormBackwardParams {
   dOut: TensorArg;
+  /** [M, K] or null: gradient of the forward pass's `sum`, added to dX */
+  dSum: TensorArg | null;
+  /** What was normalised: x, or `sum` if there was a residual */
   x: TensorArg;
   weight: TensorArg | null;
   rstd: TensorArg;
+  /** [M, K]: gradient of what was normalised, so of x and of the residual */
   dX: TensorArg;
   /** [K], null exactly if weight is null */
   dWeight: TensorArg | null;
+  rows: number;
+  cols: number;
+}
+
+export interface LayerNormParams {
+  /** [M, K] */
+  x: TensorArg;
+  /** [M, K] or null. With it, `sum` takes the place of x below. */
+  residual: TensorArg | null;
+  /** [M, K] = x + residual, rounded to the dtype; null exactly if residual is */
+  sum: TensorArg | null;
+  /** [K] or null for all ones */
+  weight: TensorArg | null;
+  /** [K] or null for all zeros */
+  bias: TensorArg | null;
+  /** [M, K] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias */
+  out: TensorArg;
+  /** float32 [M]: mean(x) */
+  mean: TensorArg;
+  /** float32 [M]: 1 / sqrt(mean((x - mean(x))^2) + eps). The variance keeps its digits where the mean is large against it. */
+  rstd: TensorArg;
+  rows: number;
+  cols: number;
+  eps: number;
+}
+
+export interface LayerNormBackwardParams {
+  dOut: TensorArg;
+  /** [M, K] or null: gradient of the forward pass's `sum`, added to dX */
+  dSum: TensorArg | null;
+  /** What was normalised: x, or `sum` if there was a residual */
+  x: TensorArg;
+  weight: TensorArg | null;
+  mean: TensorArg;
+  rstd: TensorArg;
+  /** [M, K]: gradient of what was normalised, so of x and of the residual */
+  dX: TensorArg;
+  /** [K], null exactly if weight is null */
+  dWeight: TensorArg | null;
+  /** [K], null exactly if the forward pass had no bias */
+  dBias: TensorArg | null;
   rows: number;
   cols: number;
 }
@@ -454,6 +503,8 @@ export interface BackendOps {
   embeddingBackward(params: EmbeddingBackwardParams): void;
   rmsNorm(params: RmsNormParams): void;
   rmsNormBackward(params: RmsNormBackwardParams): void;
+  layerNorm(params: LayerNormParams): void;
+  layerNormBackward(params: LayerNormBackwardParams): void;
   dropout(params: DropoutParams): void;
   rope(params: RopeParams): void;
   gatedActivation(params: GatedActivationParams): void;

@@ -37,6 +37,7 @@ export {
   type KvCache,
 } from './ops/flash-attention.js';
 export { relu2Glu, swiglu } from './ops/gated-activation.js';
+export { layerNorm, type LayerNormOptions } from './ops/layer-norm.js';
 export { linear } from './ops/linear.js';
 export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
@@ -50,6 +51,7 @@ export { TernaryTensor } from './ops/ternary-tensor.js';
 export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
+export { LayerNorm } from './nn/layer-norm.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions, type CheckpointConfig } from './models/causal-lm.js';

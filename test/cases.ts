@@ -205,6 +205,7 @@ export interface RmsNormCase extends Case {
   readonly shape: readonly number[];
   readonly weight: boolean;
   readonly eps?: number;
+  readonly residual?: boolean;
 }
 
 export const rmsNormCases: OpCases<RmsNormCase> = {
@@ -219,8 +220,43 @@ export const rmsNormCases: OpCases<RmsNormCase> = {
     { name: '2x3x65', shape: [2, 3, 65], weight: true },
     { name: '129x127', shape: [129, 127], weight: true },
     { name: '63x129, eps 0.1', shape: [63, 129], weight: true, eps: 0.1 },
+    { name: 'one element and a residual', shape: [1], weight: true, residual: true },
+    { name: '9x65, a residual, no weight', shape: [9, 65], weight: false, residual: true },
+    { name: '2x3x64, a residual', shape: [2, 3, 64], weight: true, residual: true },
+    { name: '129x131, a residual', shape: [129, 131], weight: true, residual: true },
   ],
-  bench: [{ name: '2048x2048', shape: [2048, 2048], weight: true }],
+  bench: [
+    { name: '2048x2048', shape: [2048, 2048], weight: true },
+    { name: '2048x2048, a residual', shape: [2048, 2048], weight: true, residual: true },
+  ],
+};
+
+export interface LayerNormCase extends RmsNormCase {
+  readonly bias: boolean;
+  /** Mean of x. Default 0. */
+  readonly mean?: number;
+}
+
+export const layerNormCases: OpCases<LayerNormCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'a vector of 3', shape: [3], weight: true, bias: true },
+    { name: 'a vector, no weight', shape: [9], weight: false, bias: true },
+    { name: '9x63', shape: [9, 63], weight: true, bias: true },
+    { name: '3x64, neither', shape: [3, 64], weight: false, bias: false },
+    { name: '2x3x65, no bias', shape: [2, 3, 65], weight: true, bias: false },
+    { name: '129x127', shape: [129, 127], weight: true, bias: true },
+    { name: '63x129, eps 0.1', shape: [63, 129], weight: true, bias: true, eps: 0.1 },
+    { name: 'a mean of 8', shape: [9, 65], weight: true, bias: true, mean: 8 },
+    { name: '9x65, a residual, no weight', shape: [9, 65], weight: false, bias: true, residual: true },
+    { name: '2x3x64, a residual', shape: [2, 3, 64], weight: true, bias: true, residual: true },
+    { name: '129x131, a residual', shape: [129, 131], weight: true, bias: true, residual: true },
+  ],
+  bench: [
+    { name: '2048x2048', shape: [2048, 2048], weight: true, bias: true },
+    { name: '2048x2048, a residual', shape: [2048, 2048], weight: true, bias: true, residual: true },
+  ],
 };
 
 export interface DropoutCase extends Case {

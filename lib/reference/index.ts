@@ -11,6 +11,7 @@ import { embedding, embeddingBackward } from './embedding.js';
 import { flashAttention, flashAttentionBackward } from './flash-attention.js';
 import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
 import { kvCacheAppend } from './kv-cache.js';
+import { layerNorm, layerNormBackward } from './layer-norm.js';
 import { matmul } from './matmul.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
@@ -81,6 +82,8 @@ export function createReferenceBackend(): Backend {
     embeddingBackward: (params) => embeddingBackward(params, failing('embeddingBackward')),
     rmsNorm,
     rmsNormBackward,
+    layerNorm,
+    layerNormBackward,
     dropout,
     rope,
     gatedActivation,

@@ -10,6 +10,7 @@ import { dropoutSpec } from './dropout.js';
 import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
 import { relu2GluSpec, swigluSpec } from './gated-activation.js';
+import { layerNormSpec } from './layer-norm.js';
 import { linearSpec } from './linear.js';
 import { rmsNormSpec } from './rms-norm.js';
 import { ropeSpec } from './rope.js';
@@ -35,6 +36,7 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(linearSpec),
     visit(embeddingSpec),
     visit(rmsNormSpec),
+    visit(layerNormSpec),
     visit(dropoutSpec),
     visit(ropeSpec),
     visit(swigluSpec),
