@@ -204,7 +204,7 @@ struct RopeParams {
   bool inverse;
 };
 
-enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU };
+enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU, GEGLU, GEGLU_TANH };
 struct GatedActivationParams {
   GatedActivation kind;
   Tensor gate;

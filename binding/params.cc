@@ -25,7 +25,10 @@ int64_t product(int rank, const int64_t* shape) {
 }
 
 GatedActivation gated_activation_kind(const Args& args) {
-  return args.text("kind") == "swiglu" ? GatedActivation::SWIGLU : GatedActivation::RELU2_GLU;
+  const std::string kind = args.text("kind");
+  if (kind == "swiglu") return GatedActivation::SWIGLU;
+  if (kind == "relu2Glu") return GatedActivation::RELU2_GLU;
+  return kind == "geglu" ? GatedActivation::GEGLU : GatedActivation::GEGLU_TANH;
 }
 
 DropoutMask dropout_mask(const Args& args) {

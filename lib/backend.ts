@@ -258,16 +258,21 @@ export interface RopeParams {
   inverse: boolean;
 }
 
+/**
+ * f(gate) * up with f = silu (swiglu), relu squared (relu2Glu), gelu (geglu: x Phi(x), Phi the normal distribution function) or its approximation
+ * 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (gegluTanh).
+ */
+export type GatedActivationKind = 'swiglu' | 'relu2Glu' | 'geglu' | 'gegluTanh';
+
 export interface GatedActivationParams {
-  /** swiglu: silu(gate) * up; relu2Glu: relu(gate)^2 * up */
-  kind: 'swiglu' | 'relu2Glu';
+  kind: GatedActivationKind;
   gate: TensorArg;
   up: TensorArg;
   out: TensorArg;
 }
 
 export interface GatedActivationBackwardParams {
-  kind: 'swiglu' | 'relu2Glu';
+  kind: GatedActivationKind;
   dOut: TensorArg;
   gate: TensorArg;
   up: TensorArg;

@@ -36,7 +36,7 @@ export {
   type FlashAttentionOptions,
   type KvCache,
 } from './ops/flash-attention.js';
-export { relu2Glu, swiglu } from './ops/gated-activation.js';
+export { geglu, relu2Glu, swiglu, type GegluOptions } from './ops/gated-activation.js';
 export { layerNorm, type LayerNormOptions } from './ops/layer-norm.js';
 export { linear } from './ops/linear.js';
 export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';

@@ -9,7 +9,7 @@ import { crossEntropySpec } from './cross-entropy.js';
 import { dropoutSpec } from './dropout.js';
 import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
-import { relu2GluSpec, swigluSpec } from './gated-activation.js';
+import { gegluSpec, gegluTanhSpec, relu2GluSpec, swigluSpec } from './gated-activation.js';
 import { layerNormSpec } from './layer-norm.js';
 import { linearSpec } from './linear.js';
 import { rmsNormSpec } from './rms-norm.js';
@@ -41,6 +41,8 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(ropeSpec),
     visit(swigluSpec),
     visit(relu2GluSpec),
+    visit(gegluSpec),
+    visit(gegluTanhSpec),
     visit(crossEntropySpec),
     visit(ternaryMatmulSpec),
     visit(ternaryMatmulFloatSpec),
