@@ -47,19 +47,27 @@ struct GeluExact {
   }
 };
 
-// x (1 + tanh(v / 2)) / 2 = x / (1 + e^-v) with v = sqrt(8 / pi) (x + 0.044715 x^3). Far out, where the curve has long
-// reached its limits, v is taken from nearer in, so that it stays finite.
+// x (1 + tanh(v / 2)) / 2 = x / (1 + e^-v) with v = sqrt(8 / pi) (x + 0.044715 x^3), by e^-|v| so that the tail keeps
+// its digits here too. Far out, where the curve has long reached its limits, v is taken from nearer in and stays
+// finite.
 struct GeluTanh {
   static constexpr float LINEAR = 1.59576912160573071f;  // sqrt(8 / pi)
   static constexpr float CUBIC = LINEAR * 0.044715f;
   TERNFLASH_INLINE Vec near(Vec x) { return vec_min(broadcast(32.0f), vec_max(broadcast(-32.0f), x)); }
-  TERNFLASH_INLINE Vec sigmoid(Vec x) { return vec_sigmoid(x * (LINEAR + CUBIC * (x * x))); }
-  TERNFLASH_INLINE Vec value(Vec x) { return x * sigmoid(near(x)); }
+  TERNFLASH_INLINE Vec exponential(Vec near) {
+    return vec_exp(-vec_max(near, -near) * (LINEAR + CUBIC * (near * near)));
+  }
+  TERNFLASH_INLINE Vec value(Vec x) {
+    const Vec e = exponential(near(x));
+    return relu(x) - vec_max(x, -x) * (e / (1.0f + e));
+  }
   TERNFLASH_INLINE void with_slope(Vec x, Vec* value, Vec* slope) {
     const Vec y = near(x);
-    const Vec s = sigmoid(y);
-    *value = x * s;
-    *slope = s + (s * (1.0f - s)) * (y * (LINEAR + 3.0f * CUBIC * (y * y)));
+    const Vec e = exponential(y);
+    const Vec head = 1.0f / (1.0f + e);
+    const Vec tail = e * head;
+    *value = relu(x) - vec_max(x, -x) * tail;
+    *slope = (x > 0.0f ? head : tail) + (head * tail) * (y * (LINEAR + 3.0f * CUBIC * (y * y)));
   }
 };
 
