@@ -43,6 +43,7 @@ export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from 
 export { reshape } from './ops/reshape.js';
 export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
 export { rope, type RopeOptions } from './ops/rope.js';
+export type { RopeScaling } from './ops/rope-scaling.js';
 export { scale } from './ops/scale.js';
 export { argmax, softmax } from './ops/softmax.js';
 export { mean, sum, type ReduceOptions } from './ops/sum.js';

@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { FLOAT_DTYPES, type DType } from '../lib/dtype.js';
+import type { RopeScaling } from '../lib/index.js';
 
 /**
  * The one list of what is tested and timed: shapes, dtypes, options and tolerance families of every op. Tests run every case on every backend
@@ -292,7 +293,31 @@ export interface RopeCase extends Case {
   readonly theta?: number;
   readonly rotaryDim?: number;
   readonly interleaved?: boolean;
+  readonly scaling?: RopeScaling;
 }
+
+/** Of a small model: with theta 10000, 5 pairs, or 3, have wavelengths kept, between, and divided. */
+const LLAMA3 = { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 512 } as const;
+const LINEAR = { type: 'linear', factor: 4 } as const;
+
+/** Every combination of the options with a scaling. */
+const SCALED_ROPE_CASES: readonly RopeCase[] = [LINEAR, LLAMA3].flatMap((scaling) =>
+  [10, 6].flatMap((rotaryDim) =>
+    [false, true].flatMap((interleaved) =>
+      ([1000, 'each', 'shared'] as const).map((positions) => ({
+        name: `${scaling.type}, ${rotaryDim} of 10, ${interleaved ? 'interleaved' : 'halves'}, positions ${positions}`,
+        batch: 2,
+        sequence: 9,
+        heads: 3,
+        headDim: 10,
+        positions,
+        rotaryDim,
+        interleaved,
+        scaling,
+      })),
+    ),
+  ),
+);
 
 export const ropeCases: OpCases<RopeCase> = {
   dtypes: FLOAT_DTYPES,
@@ -317,6 +342,16 @@ export const ropeCases: OpCases<RopeCase> = {
     { name: 'positions for all entries', batch: 3, sequence: 9, heads: 1, headDim: 18, positions: 'shared' },
     { name: 'theta 500000', batch: 1, sequence: 63, heads: 1, headDim: 128, theta: 500000 },
     { name: 'far positions', batch: 1, sequence: 3, heads: 1, headDim: 256, positions: 100000 },
+    {
+      name: 'far positions, scaled',
+      batch: 1,
+      sequence: 3,
+      heads: 1,
+      headDim: 256,
+      positions: 100000,
+      scaling: LLAMA3,
+    },
+    ...SCALED_ROPE_CASES,
   ],
   bench: [{ name: '4x1024x16x64', batch: 4, sequence: 1024, heads: 16, headDim: 64 }],
 };
