@@ -35,6 +35,12 @@ struct DropoutMask {
   uint64_t offset;
 };
 
+struct DropoutParams {
+  DropoutMask mask;
+  Tensor x;
+  Tensor out;  // may alias x
+};
+
 struct FillParams {
   Tensor out;
   double value;
@@ -134,22 +140,53 @@ struct EmbeddingBackwardParams {
 };
 
 struct RmsNormParams {
-  Tensor x;       // [M, K]
-  Tensor weight;  // [K], optional
-  Tensor out;     // [M, K]
-  Tensor rstd;    // float32 [M]
+  Tensor x;         // [M, K]
+  Tensor residual;  // [M, K], optional
+  Tensor sum;       // [M, K], absent exactly if residual is
+  Tensor weight;    // [K], optional
+  Tensor out;       // [M, K]
+  Tensor rstd;      // float32 [M]
   int64_t rows;
   int64_t cols;
   double eps;
 };
 
 struct RmsNormBackwardParams {
-  Tensor d_out;  // [M, K]
-  Tensor x;
+  Tensor d_out;     // [M, K]
+  Tensor d_sum;     // [M, K], optional
+  Tensor x;         // what was normalised: x, or sum if there was a residual
   Tensor weight;    // [K], optional
   Tensor rstd;      // float32 [M]
   Tensor d_x;       // [M, K]
   Tensor d_weight;  // [K], absent exactly if weight is
+  int64_t rows;
+  int64_t cols;
+};
+
+struct LayerNormParams {
+  Tensor x;         // [M, K]
+  Tensor residual;  // [M, K], optional
+  Tensor sum;       // [M, K], absent exactly if residual is
+  Tensor weight;    // [K], optional
+  Tensor bias;      // [K], optional
+  Tensor out;       // [M, K]
+  Tensor mean;      // float32 [M]
+  Tensor rstd;      // float32 [M]
+  int64_t rows;
+  int64_t cols;
+  double eps;
+};
+
+struct LayerNormBackwardParams {
+  Tensor d_out;     // [M, K]
+  Tensor d_sum;     // [M, K], optional
+  Tensor x;         // what was normalised: x, or sum if there was a residual
+  Tensor weight;    // [K], optional
+  Tensor mean;      // float32 [M]
+  Tensor rstd;      // float32 [M]
+  Tensor d_x;       // [M, K]
+  Tensor d_weight;  // [K], absent exactly if weight is
+  Tensor d_bias;    // [K], optional
   int64_t rows;
   int64_t cols;
 };
@@ -167,7 +204,7 @@ struct RopeParams {
   bool inverse;
 };
 
-enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU };
+enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU, GEGLU, GEGLU_TANH };
 struct GatedActivationParams {
   GatedActivation kind;
   Tensor gate;
@@ -362,6 +399,9 @@ struct GlobalNormParams {
   X(embedding_backward, "embeddingBackward", EmbeddingBackwardParams)                     \
   X(rms_norm, "rmsNorm", RmsNormParams)                                                   \
   X(rms_norm_backward, "rmsNormBackward", RmsNormBackwardParams)                          \
+  X(layer_norm, "layerNorm", LayerNormParams)                                             \
+  X(layer_norm_backward, "layerNormBackward", LayerNormBackwardParams)                    \
+  X(dropout, "dropout", DropoutParams)                                                    \
   X(rope, "rope", RopeParams)                                                             \
   X(gated_activation, "gatedActivation", GatedActivationParams)                           \
   X(gated_activation_backward, "gatedActivationBackward", GatedActivationBackwardParams)  \

@@ -25,7 +25,19 @@ int64_t product(int rank, const int64_t* shape) {
 }
 
 GatedActivation gated_activation_kind(const Args& args) {
-  return args.text("kind") == "swiglu" ? GatedActivation::SWIGLU : GatedActivation::RELU2_GLU;
+  const std::string kind = args.text("kind");
+  if (kind == "swiglu") return GatedActivation::SWIGLU;
+  if (kind == "relu2Glu") return GatedActivation::RELU2_GLU;
+  return kind == "geglu" ? GatedActivation::GEGLU : GatedActivation::GEGLU_TANH;
+}
+
+DropoutMask dropout_mask(const Args& args) {
+  DropoutMask mask;
+  mask.threshold = static_cast<uint32_t>(args.integer("threshold"));
+  if (mask.threshold > 65535) args.fail("threshold", "at most 65535");
+  mask.seed = static_cast<uint64_t>(args.integer("seed"));
+  mask.offset = static_cast<uint64_t>(args.integer("offset"));
+  return mask;
 }
 
 AttentionShape attention_shape(const Args& args) {
@@ -156,6 +168,8 @@ void read(const Args& args, Call<RmsNormParams>& call) {
   p.cols = args.integer("cols");
   p.eps = args.number("eps");
   p.x = args.tensor("x", p.rows * p.cols);
+  p.residual = args.optional_tensor("residual", p.rows * p.cols);
+  if (p.residual.data) p.sum = args.tensor("sum", p.rows * p.cols);
   p.weight = args.optional_tensor("weight", p.cols);
   p.out = args.tensor("out", p.rows * p.cols);
   p.rstd = args.tensor("rstd", p.rows);
@@ -166,11 +180,48 @@ void read(const Args& args, Call<RmsNormBackwardParams>& call) {
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
   p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_sum = args.optional_tensor("dSum", p.rows * p.cols);
   p.x = args.tensor("x", p.rows * p.cols);
   p.weight = args.optional_tensor("weight", p.cols);
   p.rstd = args.tensor("rstd", p.rows);
   p.d_x = args.tensor("dX", p.rows * p.cols);
   p.d_weight = args.optional_tensor("dWeight", p.cols);
+}
+
+void read(const Args& args, Call<LayerNormParams>& call) {
+  LayerNormParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.eps = args.number("eps");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.residual = args.optional_tensor("residual", p.rows * p.cols);
+  if (p.residual.data) p.sum = args.tensor("sum", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.bias = args.optional_tensor("bias", p.cols);
+  p.out = args.tensor("out", p.rows * p.cols);
+  p.mean = args.tensor("mean", p.rows);
+  p.rstd = args.tensor("rstd", p.rows);
+}
+
+void read(const Args& args, Call<LayerNormBackwardParams>& call) {
+  LayerNormBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_sum = args.optional_tensor("dSum", p.rows * p.cols);
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.mean = args.tensor("mean", p.rows);
+  p.rstd = args.tensor("rstd", p.rows);
+  p.d_x = args.tensor("dX", p.rows * p.cols);
+  p.d_weight = args.optional_tensor("dWeight", p.cols);
+  p.d_bias = args.optional_tensor("dBias", p.cols);
+}
+
+void read(const Args& args, Call<DropoutParams>& call) {
+  call.params.mask = dropout_mask(args);
+  call.params.x = args.tensor("x", 0);
+  call.params.out = args.tensor("out", call.params.x.length);
 }
 
 void read(const Args& args, Call<RopeParams>& call) {

@@ -40,6 +40,16 @@ export interface DropoutMask {
   offset: number;
 }
 
+export interface DropoutParams extends DropoutMask {
+  /** Any length. Element e has number e % 8 of block offset + floor(e / 8): word (e % 8) >> 1, half e & 1. */
+  x: TensorArg;
+  /**
+   * Same dtype and length: 0 where dropped, even if x is NaN; else fround(x * fround(65536 / (65536 - threshold))), rounded to the dtype.
+   * May be the buffer of x.
+   */
+  out: TensorArg;
+}
+
 export interface FillParams {
   out: TensorArg;
   value: number;
@@ -162,6 +172,10 @@ export interface EmbeddingBackwardParams {
 export interface RmsNormParams {
   /** [M, K] */
   x: TensorArg;
+  /** [M, K] or null. With it, `sum` takes the place of x below. */
+  residual: TensorArg | null;
+  /** [M, K] = x + residual, rounded to the dtype; null exactly if residual is */
+  sum: TensorArg | null;
   /** [K] or null for all ones */
   weight: TensorArg | null;
   /** [M, K] = x / sqrt(mean(x^2) + eps) * weight */
@@ -175,12 +189,57 @@ export interface RmsNormParams {
 
 export interface RmsNormBackwardParams {
   dOut: TensorArg;
+  /** [M, K] or null: gradient of the forward pass's `sum`, added to dX */
+  dSum: TensorArg | null;
+  /** What was normalised: x, or `sum` if there was a residual */
   x: TensorArg;
   weight: TensorArg | null;
   rstd: TensorArg;
+  /** [M, K]: gradient of what was normalised, so of x and of the residual */
   dX: TensorArg;
   /** [K], null exactly if weight is null */
   dWeight: TensorArg | null;
+  rows: number;
+  cols: number;
+}
+
+export interface LayerNormParams {
+  /** [M, K] */
+  x: TensorArg;
+  /** [M, K] or null. With it, `sum` takes the place of x below. */
+  residual: TensorArg | null;
+  /** [M, K] = x + residual, rounded to the dtype; null exactly if residual is */
+  sum: TensorArg | null;
+  /** [K] or null for all ones */
+  weight: TensorArg | null;
+  /** [K] or null for all zeros */
+  bias: TensorArg | null;
+  /** [M, K] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias */
+  out: TensorArg;
+  /** float32 [M]: mean(x) */
+  mean: TensorArg;
+  /** float32 [M]: 1 / sqrt(mean((x - mean(x))^2) + eps). The variance keeps its digits where the mean is large against it. */
+  rstd: TensorArg;
+  rows: number;
+  cols: number;
+  eps: number;
+}
+
+export interface LayerNormBackwardParams {
+  dOut: TensorArg;
+  /** [M, K] or null: gradient of the forward pass's `sum`, added to dX */
+  dSum: TensorArg | null;
+  /** What was normalised: x, or `sum` if there was a residual */
+  x: TensorArg;
+  weight: TensorArg | null;
+  mean: TensorArg;
+  rstd: TensorArg;
+  /** [M, K]: gradient of what was normalised, so of x and of the residual */
+  dX: TensorArg;
+  /** [K], null exactly if weight is null */
+  dWeight: TensorArg | null;
+  /** [K], null exactly if the forward pass had no bias */
+  dBias: TensorArg | null;
   rows: number;
   cols: number;
 }
@@ -205,16 +264,21 @@ export interface RopeParams {
   inverse: boolean;
 }
 
+/**
+ * f(gate) * up with f = silu (swiglu), relu squared (relu2Glu), gelu (geglu: x Phi(x), Phi the normal distribution function) or its approximation
+ * 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (gegluTanh).
+ */
+export type GatedActivationKind = 'swiglu' | 'relu2Glu' | 'geglu' | 'gegluTanh';
+
 export interface GatedActivationParams {
-  /** swiglu: silu(gate) * up; relu2Glu: relu(gate)^2 * up */
-  kind: 'swiglu' | 'relu2Glu';
+  kind: GatedActivationKind;
   gate: TensorArg;
   up: TensorArg;
   out: TensorArg;
 }
 
 export interface GatedActivationBackwardParams {
-  kind: 'swiglu' | 'relu2Glu';
+  kind: GatedActivationKind;
   dOut: TensorArg;
   gate: TensorArg;
   up: TensorArg;
@@ -450,6 +514,9 @@ export interface BackendOps {
   embeddingBackward(params: EmbeddingBackwardParams): void;
   rmsNorm(params: RmsNormParams): void;
   rmsNormBackward(params: RmsNormBackwardParams): void;
+  layerNorm(params: LayerNormParams): void;
+  layerNormBackward(params: LayerNormBackwardParams): void;
+  dropout(params: DropoutParams): void;
   rope(params: RopeParams): void;
   gatedActivation(params: GatedActivationParams): void;
   gatedActivationBackward(params: GatedActivationBackwardParams): void;

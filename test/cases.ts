@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { FLOAT_DTYPES, type DType } from '../lib/dtype.js';
+import type { RopeScaling } from '../lib/index.js';
 
 /**
  * The one list of what is tested and timed: shapes, dtypes, options and tolerance families of every op. Tests run every case on every backend
@@ -205,6 +206,7 @@ export interface RmsNormCase extends Case {
   readonly shape: readonly number[];
   readonly weight: boolean;
   readonly eps?: number;
+  readonly residual?: boolean;
 }
 
 export const rmsNormCases: OpCases<RmsNormCase> = {
@@ -219,8 +221,66 @@ export const rmsNormCases: OpCases<RmsNormCase> = {
     { name: '2x3x65', shape: [2, 3, 65], weight: true },
     { name: '129x127', shape: [129, 127], weight: true },
     { name: '63x129, eps 0.1', shape: [63, 129], weight: true, eps: 0.1 },
+    { name: 'one element and a residual', shape: [1], weight: true, residual: true },
+    { name: '9x65, a residual, no weight', shape: [9, 65], weight: false, residual: true },
+    { name: '2x3x64, a residual', shape: [2, 3, 64], weight: true, residual: true },
+    { name: '129x131, a residual', shape: [129, 131], weight: true, residual: true },
   ],
-  bench: [{ name: '2048x2048', shape: [2048, 2048], weight: true }],
+  bench: [
+    { name: '2048x2048', shape: [2048, 2048], weight: true },
+    { name: '2048x2048, a residual', shape: [2048, 2048], weight: true, residual: true },
+  ],
+};
+
+export interface LayerNormCase extends RmsNormCase {
+  readonly bias: boolean;
+  /** Mean of x. Default 0. */
+  readonly mean?: number;
+}
+
+export const layerNormCases: OpCases<LayerNormCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'a vector of 3', shape: [3], weight: true, bias: true },
+    { name: 'a vector, no weight', shape: [9], weight: false, bias: true },
+    { name: '9x63', shape: [9, 63], weight: true, bias: true },
+    { name: '3x64, neither', shape: [3, 64], weight: false, bias: false },
+    { name: '2x3x65, no bias', shape: [2, 3, 65], weight: true, bias: false },
+    { name: '129x127', shape: [129, 127], weight: true, bias: true },
+    { name: '63x129, eps 0.1', shape: [63, 129], weight: true, bias: true, eps: 0.1 },
+    { name: 'a mean of 8', shape: [9, 65], weight: true, bias: true, mean: 8 },
+    { name: '9x65, a residual, no weight', shape: [9, 65], weight: false, bias: true, residual: true },
+    { name: '2x3x64, a residual', shape: [2, 3, 64], weight: true, bias: true, residual: true },
+    { name: '129x131, a residual', shape: [129, 131], weight: true, bias: true, residual: true },
+  ],
+  bench: [
+    { name: '2048x2048', shape: [2048, 2048], weight: true, bias: true },
+    { name: '2048x2048, a residual', shape: [2048, 2048], weight: true, bias: true, residual: true },
+  ],
+};
+
+export interface DropoutCase extends Case {
+  readonly shape: readonly number[];
+  readonly p: number;
+  /** Where the library's generator stands. */
+  readonly seed: number;
+  readonly offset: number;
+}
+
+export const dropoutCases: OpCases<DropoutCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'a scalar', shape: [], p: 0.5, seed: 1, offset: 0 },
+    { name: '3', shape: [3], p: 0.5, seed: 2, offset: 7 },
+    { name: '9x7', shape: [9, 7], p: 0.1, seed: 3, offset: 2 ** 32 - 3 },
+    { name: '64', shape: [64], p: 0.9, seed: 2 ** 53 - 1, offset: 1 },
+    { name: '3x1x65', shape: [3, 1, 65], p: 0.25, seed: 2 ** 32, offset: 2 ** 40 },
+    { name: '127x129', shape: [127, 129], p: 0.17, seed: 6, offset: 2 ** 32 - 1000 },
+    { name: 'a task and one', shape: [16385], p: 0.5, seed: 7, offset: 0 },
+  ],
+  bench: [{ name: '2048x2048', shape: [2048, 2048], p: 0.1, seed: 1, offset: 0 }],
 };
 
 export interface RopeCase extends Case {
@@ -233,7 +293,31 @@ export interface RopeCase extends Case {
   readonly theta?: number;
   readonly rotaryDim?: number;
   readonly interleaved?: boolean;
+  readonly scaling?: RopeScaling;
 }
+
+/** Of a small model: with theta 10000, 5 pairs, or 3, have wavelengths kept, between, and divided. */
+const LLAMA3 = { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 512 } as const;
+const LINEAR = { type: 'linear', factor: 4 } as const;
+
+/** Every combination of the options with a scaling. */
+const SCALED_ROPE_CASES: readonly RopeCase[] = [LINEAR, LLAMA3].flatMap((scaling) =>
+  [10, 6].flatMap((rotaryDim) =>
+    [false, true].flatMap((interleaved) =>
+      ([1000, 'each', 'shared'] as const).map((positions) => ({
+        name: `${scaling.type}, ${rotaryDim} of 10, ${interleaved ? 'interleaved' : 'halves'}, positions ${positions}`,
+        batch: 2,
+        sequence: 9,
+        heads: 3,
+        headDim: 10,
+        positions,
+        rotaryDim,
+        interleaved,
+        scaling,
+      })),
+    ),
+  ),
+);
 
 export const ropeCases: OpCases<RopeCase> = {
   dtypes: FLOAT_DTYPES,
@@ -258,6 +342,16 @@ export const ropeCases: OpCases<RopeCase> = {
     { name: 'positions for all entries', batch: 3, sequence: 9, heads: 1, headDim: 18, positions: 'shared' },
     { name: 'theta 500000', batch: 1, sequence: 63, heads: 1, headDim: 128, theta: 500000 },
     { name: 'far positions', batch: 1, sequence: 3, heads: 1, headDim: 256, positions: 100000 },
+    {
+      name: 'far positions, scaled',
+      batch: 1,
+      sequence: 3,
+      heads: 1,
+      headDim: 256,
+      positions: 100000,
+      scaling: LLAMA3,
+    },
+    ...SCALED_ROPE_CASES,
   ],
   bench: [{ name: '4x1024x16x64', batch: 4, sequence: 1024, heads: 16, headDim: 64 }],
 };

@@ -6,11 +6,13 @@ import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from '.
 import { adamw } from './adamw.js';
 import type { ReferenceBuffer } from './buffer.js';
 import { crossEntropy, crossEntropyBackward } from './cross-entropy.js';
+import { dropout } from './dropout.js';
 import { binary, cast, fill, scale, transpose } from './elementwise.js';
 import { embedding, embeddingBackward } from './embedding.js';
 import { flashAttention, flashAttentionBackward } from './flash-attention.js';
 import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
 import { kvCacheAppend } from './kv-cache.js';
+import { layerNorm, layerNormBackward } from './layer-norm.js';
 import { matmul } from './matmul.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
@@ -113,6 +115,9 @@ export function createReferenceBackend(): Backend {
     embeddingBackward: (params) => embeddingBackward(params, failing('embeddingBackward')),
     rmsNorm,
     rmsNormBackward,
+    layerNorm,
+    layerNormBackward,
+    dropout,
     rope,
     gatedActivation,
     gatedActivationBackward,
