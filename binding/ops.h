@@ -184,27 +184,36 @@ struct GatedActivationBackwardParams {
   Tensor d_up;
 };
 
+enum class Reduction : uint8_t { MEAN, SUM, NONE };
+struct CrossEntropyRule {
+  int32_t ignore_index;
+  Reduction reduction;
+  double label_smoothing;  // 0 to 1
+  double z_loss;           // at least 0
+  double softcap;          // at least 0; 0: none
+};
+
 struct CrossEntropyParams {
-  Tensor logits;   // [M, V]
-  Tensor targets;  // int32 [M]; out of range and not ignore_index: Context::fail
-  Tensor loss;     // float32 [1]
-  Tensor count;    // float32 [1]
+  CrossEntropyRule rule;
+  Tensor logits;      // [M, V]
+  Tensor targets;     // int32 [M]; out of range and not ignore_index: Context::fail
+  Tensor loss;        // float32 [1], [M] without a reduction
+  Tensor count;       // float32 [1]
+  Tensor statistics;  // float32 [M, 2]
   int64_t rows;
   int64_t cols;
-  int32_t ignore_index;
-  bool mean;
 };
 
 struct CrossEntropyBackwardParams {
+  CrossEntropyRule rule;
   Tensor logits;
   Tensor targets;
   Tensor count;
-  Tensor d_loss;    // float32 [1]
+  Tensor statistics;
+  Tensor d_loss;    // like loss
   Tensor d_logits;  // [M, V]
   int64_t rows;
   int64_t cols;
-  int32_t ignore_index;
-  bool mean;
 };
 
 struct QuantizeTernaryParams {

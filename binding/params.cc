@@ -28,6 +28,19 @@ GatedActivation gated_activation_kind(const Args& args) {
   return args.text("kind") == "swiglu" ? GatedActivation::SWIGLU : GatedActivation::RELU2_GLU;
 }
 
+CrossEntropyRule cross_entropy_rule(const Args& args) {
+  CrossEntropyRule rule;
+  const std::string reduction = args.text("reduction");
+  rule.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
+  rule.reduction = reduction == "mean" ? Reduction::MEAN : reduction == "sum" ? Reduction::SUM : Reduction::NONE;
+  rule.label_smoothing = args.number("labelSmoothing");
+  rule.z_loss = args.number("zLoss");
+  rule.softcap = args.number("softcap");
+  return rule;
+}
+
+int64_t loss_length(const CrossEntropyRule& rule, int64_t rows) { return rule.reduction == Reduction::NONE ? rows : 1; }
+
 AttentionShape attention_shape(const Args& args) {
   AttentionShape shape;
   shape.batch = args.integer("batch");
@@ -211,24 +224,24 @@ void read(const Args& args, Call<CrossEntropyParams>& call) {
   CrossEntropyParams& p = call.params;
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
-  p.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
-  p.mean = args.flag("mean");
+  p.rule = cross_entropy_rule(args);
   p.logits = args.tensor("logits", p.rows * p.cols);
   p.targets = args.tensor("targets", p.rows);
-  p.loss = args.tensor("loss", 1);
+  p.loss = args.tensor("loss", loss_length(p.rule, p.rows));
   p.count = args.tensor("count", 1);
+  p.statistics = args.tensor("statistics", 2 * p.rows);
 }
 
 void read(const Args& args, Call<CrossEntropyBackwardParams>& call) {
   CrossEntropyBackwardParams& p = call.params;
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
-  p.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
-  p.mean = args.flag("mean");
+  p.rule = cross_entropy_rule(args);
   p.logits = args.tensor("logits", p.rows * p.cols);
   p.targets = args.tensor("targets", p.rows);
   p.count = args.tensor("count", 1);
-  p.d_loss = args.tensor("dLoss", 1);
+  p.statistics = args.tensor("statistics", 2 * p.rows);
+  p.d_loss = args.tensor("dLoss", loss_length(p.rule, p.rows));
   p.d_logits = args.tensor("dLogits", p.rows * p.cols);
 }
 

@@ -216,34 +216,49 @@ export interface GatedActivationBackwardParams {
   dUp: TensorArg;
 }
 
-export interface CrossEntropyParams {
+/**
+ * What a row of logits costs. With z = softcap * tanh(logits / softcap), or z = logits if softcap is 0, and lse = log(sum(exp(z))):
+ * (1 - labelSmoothing) * (lse - z[target]) + labelSmoothing * (lse - mean(z)) + zLoss * lse^2; a term whose factor is 0 is left out. A row
+ * with target ignoreIndex costs 0.
+ */
+export interface CrossEntropyRule {
+  ignoreIndex: number;
+  reduction: 'mean' | 'sum' | 'none';
+  /** 0 to 1 */
+  labelSmoothing: number;
+  /** At least 0. */
+  zLoss: number;
+  /** At least 0. */
+  softcap: number;
+}
+
+export interface CrossEntropyParams extends CrossEntropyRule {
   /** [M, V] */
   logits: TensorArg;
   /** int32 [M]; equal to ignoreIndex or in 0..V-1, anything else is a kernel error */
   targets: TensorArg;
-  /** float32 [1]: sum of the rows' losses, divided by count if mean. 0 if every row is ignored. */
+  /** float32 [1]: sum of the rows' losses, divided by count if the reduction is mean, 0 if every row is ignored; or [M], each row's own */
   loss: TensorArg;
   /** float32 [1]: rows that are not ignored */
   count: TensorArg;
+  /** float32 [M, 2]: the largest z of the row and sum(exp(z - largest)), not their lse, which rounds if it is large; ignored rows: 0, 0 */
+  statistics: TensorArg;
   rows: number;
   cols: number;
-  ignoreIndex: number;
-  mean: boolean;
 }
 
-export interface CrossEntropyBackwardParams {
+export interface CrossEntropyBackwardParams extends CrossEntropyRule {
   logits: TensorArg;
   /** as for the forward pass, a kernel error included */
   targets: TensorArg;
   count: TensorArg;
-  /** float32 [1] */
+  statistics: TensorArg;
+  /** float32 [1], or [M] without a reduction */
   dLoss: TensorArg;
-  /** [M, V] */
+  /** [M, V]; 0 in ignored rows */
   dLogits: TensorArg;
   rows: number;
   cols: number;
-  ignoreIndex: number;
-  mean: boolean;
 }
 
 /**

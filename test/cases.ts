@@ -283,7 +283,10 @@ export interface CrossEntropyCase extends Case {
   readonly ignoreIndex?: number;
   /** Every how many-th row is ignored. Default none. */
   readonly ignoreEvery?: number;
-  readonly reduction?: 'mean' | 'sum';
+  readonly reduction?: 'mean' | 'sum' | 'none';
+  readonly labelSmoothing?: number;
+  readonly zLoss?: number;
+  readonly softcap?: number;
   readonly spread?: number;
 }
 
@@ -301,6 +304,31 @@ export const crossEntropyCases: OpCases<CrossEntropyCase> = {
     { name: '3x127, summed, all ignored', rows: 3, vocabulary: 127, ignoreEvery: 1, reduction: 'sum' },
     { name: 'large logits', rows: 9, vocabulary: 65, spread: 30 },
     { name: '3x2051', rows: 3, vocabulary: 2051 },
+    { name: '65x127, a loss for each row', rows: 65, vocabulary: 127, reduction: 'none', ignoreEvery: 4 },
+    { name: '9x65, smoothed', rows: 9, vocabulary: 65, labelSmoothing: 0.1 },
+    { name: '9x63, smoothed over all', rows: 9, vocabulary: 63, labelSmoothing: 1, reduction: 'sum' },
+    { name: '9x129, z-loss', rows: 9, vocabulary: 129, zLoss: 0.01 },
+    { name: '9x64, softcap', rows: 9, vocabulary: 64, softcap: 2, spread: 3 },
+    { name: '1x1025, softcap', rows: 1, vocabulary: 1025, softcap: 30 },
+    {
+      name: '65x129, everything',
+      rows: 65,
+      vocabulary: 129,
+      labelSmoothing: 0.2,
+      zLoss: 0.001,
+      softcap: 15,
+      ignoreEvery: 5,
+      spread: 8,
+    },
+    {
+      name: '3x2049, everything, a loss for each row',
+      rows: 3,
+      vocabulary: 2049,
+      labelSmoothing: 0.05,
+      zLoss: 0.0001,
+      softcap: 5,
+      reduction: 'none',
+    },
   ],
   bench: [{ name: '128x32000', rows: 128, vocabulary: 32000 }],
 };
