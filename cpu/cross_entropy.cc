@@ -44,7 +44,10 @@ void cross_entropy(const CrossEntropyParams& p, Context& context) {
       statistics[2 * row + 1] = float(known.sum);
     }
   });
-  reduce_losses(losses, targets, p.rows, p.rule, static_cast<float*>(p.loss.data), static_cast<float*>(p.count.data));
+  LossSum sum;
+  for (int64_t row = 0; row < p.rows; row++)
+    sum.add(row, targets[row] != p.rule.ignore_index, losses[row], p.rule, p.loss);
+  sum.store(p.rule, p.loss, p.count);
 }
 
 void cross_entropy_backward(const CrossEntropyBackwardParams& p, Context& context) {

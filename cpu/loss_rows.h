@@ -127,36 +127,37 @@ TERNFLASH_INLINE double loss_of(const LossRow& row, int64_t cols, const CrossEnt
   return loss;
 }
 
-// Adds up the rows' losses in order, divided by the rows that count for a mean; or stores them.
-TERNFLASH_INLINE void reduce_losses(const double* losses, const int32_t* targets, int64_t rows,
-                                    const CrossEntropyRule& rule, float* loss, float* count) {
+// The rows' losses as `loss` and `count` hold them: added up in order, or each stored.
+struct LossSum {
   double total = 0;
   int64_t counted = 0;
-  for (int64_t row = 0; row < rows; row++) {
-    const bool counts = targets[row] != rule.ignore_index;
-    if (rule.reduction == Reduction::NONE) loss[row] = counts ? float(losses[row]) : 0.0f;
-    if (!counts) continue;
-    total += losses[row];
-    counted++;
+
+  void add(int64_t row, bool counts, double loss, const CrossEntropyRule& rule, const Tensor& out) {
+    if (rule.reduction == Reduction::NONE) static_cast<float*>(out.data)[row] = float(loss);
+    total += loss;
+    counted += counts;
   }
-  *count = float(counted);
-  if (rule.reduction == Reduction::NONE) return;
-  *loss = float(rule.reduction == Reduction::MEAN && counted > 0 ? total / double(counted) : total);
-}
+  void store(const CrossEntropyRule& rule, const Tensor& out, const Tensor& count) const {
+    *static_cast<float*>(count.data) = float(counted);
+    if (rule.reduction == Reduction::NONE) return;
+    *static_cast<float*>(out.data) =
+        float(rule.reduction == Reduction::MEAN && counted > 0 ? total / double(counted) : total);
+  }
+};
 
 // The gradient of a row: with t = tanh(x / softcap), or 0 without one,
 //   d_x[i] = (exp(z[i] - largest) * each - uniform - (i == target ? at_target : 0)) * (1 - t^2).
 struct LossGradient {
   float largest;
   float softcap;
-  float each;
-  float uniform;
+  double each;
+  double uniform;
   double at_target;
 };
 
-TERNFLASH_INLINE float clamped_to_float(double value) {
+TERNFLASH_INLINE double within_float(double value) {
   constexpr double MOST = 3.4028234663852886e38;
-  return float(value > MOST ? MOST : value < -MOST ? -MOST : value);
+  return value > MOST ? MOST : value < -MOST ? -MOST : value;
 }
 
 // `incoming` is the gradient of the row's loss.
@@ -165,15 +166,16 @@ TERNFLASH_INLINE LossGradient loss_gradient(float largest, float sum, int64_t co
   const double lse = double(largest) + __builtin_log(double(sum));
   const double weight = rule.z_loss > 0 ? 1.0 + 2.0 * rule.z_loss * lse : 1.0;
   // Clamped: infinity would turn exponentials that are 0 into NaN.
-  return {largest, softcap_of(rule), clamped_to_float(weight * incoming / double(sum)),
-          float(rule.label_smoothing / double(cols) * incoming), (1.0 - rule.label_smoothing) * incoming};
+  return {largest, softcap_of(rule), within_float(weight * incoming / double(sum)),
+          rule.label_smoothing / double(cols) * incoming, (1.0 - rule.label_smoothing) * incoming};
 }
 
 template <bool CAPPED>
 TERNFLASH_INLINE Vec gradient_vector(Vec x, const LossGradient& g) {
-  if (!CAPPED) return vec_exp(x - g.largest) * g.each - g.uniform;
+  const float each = float(g.each), uniform = float(g.uniform);
+  if (!CAPPED) return vec_exp(x - g.largest) * each - uniform;
   const Vec t = vec_tanh(x / g.softcap);
-  return (vec_exp(t * g.softcap - g.largest) * g.each - g.uniform) * (1.0f - t * t);
+  return (vec_exp(t * g.softcap - g.largest) * each - uniform) * (1.0f - t * t);
 }
 
 // d_x of `count` logits x, which may be the same memory, the first of them being that of column `col`.
@@ -191,8 +193,8 @@ TERNFLASH_INLINE void gradient_run(const float* x, int64_t count, int64_t col, i
   // In float64, because where the target is likely, the difference is small.
   const Vec t = CAPPED ? vec_tanh(broadcast(target_logit) / g.softcap) : Vec{};
   const float z = CAPPED ? t[0] * g.softcap : target_logit;
-  const double p = double(vec_exp(broadcast(z - g.largest))[0]) * double(g.each);
-  d_x[place] = float((p - double(g.uniform) - g.at_target) * (1.0 - double(t[0]) * double(t[0])));
+  const double p = double(vec_exp(broadcast(z - g.largest))[0]) * g.each;
+  d_x[place] = float((p - g.uniform - g.at_target) * (1.0 - double(t[0]) * double(t[0])));
 }
 
 static __attribute__((noinline, unused)) void gradient_of_logits(const float* x, int64_t count, int64_t col,

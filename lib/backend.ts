@@ -262,6 +262,62 @@ export interface CrossEntropyBackwardParams extends CrossEntropyRule {
 }
 
 /**
+ * The loss of logits = x weight^T + bias, which are never there whole: at most blockRows x blockCols of them are held at a time, in float32.
+ */
+export interface LinearCrossEntropyShape {
+  /** M */
+  rows: number;
+  /** V */
+  vocabulary: number;
+  /** K */
+  features: number;
+  blockRows: number;
+  blockCols: number;
+}
+
+export interface LinearCrossEntropyParams extends CrossEntropyRule, LinearCrossEntropyShape {
+  /** [M, K] */
+  x: TensorArg;
+  /** [V, K] */
+  weight: TensorArg;
+  /** [V] or null */
+  bias: TensorArg | null;
+  /** int32 [M]; equal to ignoreIndex or in 0..V-1, anything else is a kernel error */
+  targets: TensorArg;
+  /** loss, count and statistics are as for {@link CrossEntropyParams} */
+  loss: TensorArg;
+  count: TensorArg;
+  statistics: TensorArg;
+  /** float32 [blockRows * (blockCols + 8)]: 32 bytes about each row of a block, and its logits */
+  workspace: TensorArg;
+}
+
+export interface LinearCrossEntropyBackwardParams extends CrossEntropyRule, LinearCrossEntropyShape {
+  x: TensorArg;
+  weight: TensorArg;
+  bias: TensorArg | null;
+  /** as for the forward pass, a kernel error included */
+  targets: TensorArg;
+  count: TensorArg;
+  statistics: TensorArg;
+  /** float32 [1], or [M] without a reduction */
+  dLoss: TensorArg;
+  /** [M, K] or null if not wanted */
+  dX: TensorArg | null;
+  /** [V, K] or null if not wanted */
+  dWeight: TensorArg | null;
+  /** [V] or null if not wanted */
+  dBias: TensorArg | null;
+  workspace: TensorArg;
+  /** float32 [M, K], workspace: where dX is summed over blocks of columns. Null if it is float32 itself or there is one such block. */
+  dXSum: TensorArg | null;
+  /** float32 [blockCols, K], workspace: where dWeight is summed over blocks of rows. Null if it is float32 itself or there is one such block. */
+  dWeightSum: TensorArg | null;
+  /** float32 [blockCols], workspace: the same for dBias */
+  dBiasSum: TensorArg | null;
+}
+
+/**
  * Ternary codes are packed four to a byte along K: byte [n, k >> 2] holds trit + 1 of feature k in bits 2 * (k & 3);
  * a row takes ceil(K / 4) bytes and the unused bits of its last byte hold code 1 (trit 0).
  */
@@ -408,6 +464,43 @@ export interface FlashAttentionBackwardParams extends AttentionShape {
   delta: TensorArg;
 }
 
+/** Two results of attention over disjoint keys become that over all; D is any size. */
+export interface MergeAttentionStatesParams {
+  /** [B, S, H, D] */
+  outA: TensorArg;
+  /** float32 [B, H, S]; -Infinity: no key, and outA of that query is not looked at */
+  lseA: TensorArg;
+  outB: TensorArg;
+  lseB: TensorArg;
+  /** [B, S, H, D] = exp(lseA - lse) outA + exp(lseB - lse) outB; 0 where lse is -Infinity */
+  out: TensorArg;
+  /** float32 [B, H, S] = log(exp(lseA) + exp(lseB)) */
+  lse: TensorArg;
+  batch: number;
+  queries: number;
+  heads: number;
+  headDim: number;
+}
+
+export interface MergeAttentionStatesBackwardParams {
+  outA: TensorArg;
+  lseA: TensorArg;
+  outB: TensorArg;
+  lseB: TensorArg;
+  dOut: TensorArg;
+  /** float32 [B, H, S] or null: gradient of lse */
+  dLse: TensorArg | null;
+  dOutA: TensorArg;
+  /** float32 [B, H, S] */
+  dLseA: TensorArg;
+  dOutB: TensorArg;
+  dLseB: TensorArg;
+  batch: number;
+  queries: number;
+  heads: number;
+  headDim: number;
+}
+
 export interface KvCacheAppendParams {
   /** [B, S, rowSize] */
   x: TensorArg;
@@ -464,6 +557,8 @@ export interface BackendOps {
   gatedActivationBackward(params: GatedActivationBackwardParams): void;
   crossEntropy(params: CrossEntropyParams): void;
   crossEntropyBackward(params: CrossEntropyBackwardParams): void;
+  linearCrossEntropy(params: LinearCrossEntropyParams): void;
+  linearCrossEntropyBackward(params: LinearCrossEntropyBackwardParams): void;
   quantizeTernary(params: QuantizeTernaryParams): void;
   dequantizeTernary(params: DequantizeTernaryParams): void;
   quantizeActivations(params: QuantizeActivationsParams): void;
@@ -473,6 +568,8 @@ export interface BackendOps {
   bitLinearWeightBackward(params: BitLinearWeightBackwardParams): void;
   flashAttention(params: FlashAttentionParams): void;
   flashAttentionBackward(params: FlashAttentionBackwardParams): void;
+  mergeAttentionStates(params: MergeAttentionStatesParams): void;
+  mergeAttentionStatesBackward(params: MergeAttentionStatesBackwardParams): void;
   kvCacheAppend(params: KvCacheAppendParams): void;
   adamw(params: AdamWParams): void;
   globalNorm(params: GlobalNormParams): void;

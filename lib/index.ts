@@ -37,6 +37,8 @@ export {
 } from './ops/flash-attention.js';
 export { relu2Glu, swiglu } from './ops/gated-activation.js';
 export { linear } from './ops/linear.js';
+export { linearCrossEntropy, type LinearCrossEntropyOptions } from './ops/linear-cross-entropy.js';
+export { mergeAttentionStates } from './ops/merge-attention-states.js';
 export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
 export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';

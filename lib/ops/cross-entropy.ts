@@ -35,9 +35,13 @@ export interface CrossEntropyOptions {
 
 const OPTION_NAMES = ['ignoreIndex', 'reduction', 'labelSmoothing', 'zLoss', 'softcap'] as const;
 
-/** @internal The options with their defaults. */
-export function checkCrossEntropyOptions(op: string, options: CrossEntropyOptions): CrossEntropyRule {
-  checkOptions(op, options, OPTION_NAMES);
+/** @internal The options with their defaults; `others` are those that the op looks at itself. */
+export function checkCrossEntropyOptions(
+  op: string,
+  options: CrossEntropyOptions,
+  others: readonly string[] = [],
+): CrossEntropyRule {
+  checkOptions(op, options, [...OPTION_NAMES, ...others]);
   const labelSmoothing = checkNumber(op, 'labelSmoothing', options.labelSmoothing ?? 0, 0);
   if (labelSmoothing > 1) {
     throw new OptionError(`${op}: expected a number from 0 to 1 for labelSmoothing, got ${labelSmoothing}`);

@@ -27,27 +27,31 @@ function capped(logits: Float64Array, softcap: number): Float64Array {
   return softcap > 0 ? logits.map((logit) => softcap * Math.tanh(logit / softcap)) : logits;
 }
 
-/** What one row costs, and its share of `statistics`: from the largest z on, so that nothing overflows. */
+/** z of a row, its largest and sum(exp(z - largest)), in which nothing overflows. */
+function softmaxOf(logits: Float64Array, softcap: number): { z: Float64Array; largest: number; sum: number } {
+  const z = capped(logits, softcap);
+  let largest = -Infinity;
+  for (let i = 0; i < z.length; i++) largest = Math.max(largest, z[i]);
+  let sum = 0;
+  for (let i = 0; i < z.length; i++) sum += Math.exp(z[i] - largest);
+  return { z, largest, sum };
+}
+
+/** What one row costs, and its share of `statistics`. */
 export function rowLoss(
   logits: Float64Array,
   target: number,
   { labelSmoothing, zLoss, softcap }: CrossEntropyRule,
 ): { loss: number; largest: number; sum: number } {
-  const z = capped(logits, softcap);
-  let largest = -Infinity;
-  let total = 0;
-  for (let i = 0; i < z.length; i++) {
-    largest = Math.max(largest, z[i]);
-    total += z[i];
-  }
-  largest = Math.fround(largest); // as it is stored, so that the sum belongs to that
-  let sum = 0;
-  for (let i = 0; i < z.length; i++) sum += Math.exp(z[i] - largest);
+  const { z, largest, sum } = softmaxOf(logits, softcap);
   // lse = largest + logSum. The largest is subtracted first: it may be so large that the sum would round.
   const logSum = Math.log(sum);
   let loss = 0;
   if (labelSmoothing < 1) loss += (1 - labelSmoothing) * (largest - z[target] + logSum);
-  if (labelSmoothing > 0) loss += labelSmoothing * (largest - total / z.length + logSum);
+  if (labelSmoothing > 0) {
+    const mean = z.reduce((total, value) => total + value, 0) / z.length;
+    loss += labelSmoothing * (largest - mean + logSum);
+  }
   if (zLoss > 0) loss += zLoss * (largest + logSum) ** 2;
   return { loss, largest, sum };
 }
@@ -55,18 +59,16 @@ export function rowLoss(
 /**
  * Gradient of a row's loss, times `incoming`. With p = exp(z - lse) and V classes,
  * dz[i] = p[i] * (1 + 2 * zLoss * lse) - labelSmoothing / V - (1 - labelSmoothing) * [i = target]; the softcap multiplies it by
- * 1 - tanh(logits[i] / softcap)^2 = 1 - (z[i] / softcap)^2.
+ * 1 - tanh(logits[i] / softcap)^2 = 1 - (z[i] / softcap)^2. Sums again, because `statistics` are rounded to float32.
  */
 export function rowGradient(
   logits: Float64Array,
   target: number,
-  { largest, sum }: { largest: number; sum: number },
   incoming: number,
   { labelSmoothing, zLoss, softcap }: CrossEntropyRule,
 ): Float64Array {
-  const z = capped(logits, softcap);
-  const lse = largest + Math.log(sum);
-  const weight = zLoss > 0 ? 1 + 2 * zLoss * lse : 1;
+  const { z, largest, sum } = softmaxOf(logits, softcap);
+  const weight = zLoss > 0 ? 1 + 2 * zLoss * (largest + Math.log(sum)) : 1;
   return z.map((value, i) => {
     const wanted = labelSmoothing / z.length + (i === target ? 1 - labelSmoothing : 0);
     const dZ = ((Math.exp(value - largest) / sum) * weight - wanted) * incoming;
@@ -126,18 +128,16 @@ export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
 
 /** See {@link rowGradient}; dLogits [rows, cols] is 0 in ignored rows. */
 export function crossEntropyBackward(params: CrossEntropyBackwardParams, fail: Fail): void {
-  const { logits, targets, count, statistics, dLoss, dLogits, rows, cols } = params;
+  const { logits, targets, count, dLoss, dLogits, rows, cols } = params;
   const target = checkedTargets(targets, cols, params.ignoreIndex, fail);
   if (!target) return clear(dLogits);
   const values = load(logits);
-  const perRow = load(statistics);
   const incoming = incomingGradients(rows, dLoss, count, params.reduction);
   const result = new Float64Array(values.length);
   for (let m = 0; m < rows; m++) {
     if (target[m] === params.ignoreIndex) continue;
     const row = values.subarray(m * cols, (m + 1) * cols);
-    const known = { largest: perRow[2 * m], sum: perRow[2 * m + 1] };
-    result.set(rowGradient(row, target[m], known, incoming[m], params), m * cols);
+    result.set(rowGradient(row, target[m], incoming[m], params), m * cols);
   }
   store(dLogits, result);
 }

@@ -10,6 +10,8 @@ import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
 import { relu2GluSpec, swigluSpec } from './gated-activation.js';
 import { linearSpec } from './linear.js';
+import { linearCrossEntropySpec } from './linear-cross-entropy.js';
+import { mergeAttentionStatesSpec } from './merge-attention-states.js';
 import { rmsNormSpec } from './rms-norm.js';
 import { ropeSpec } from './rope.js';
 import { scaleSpec } from './scale.js';
@@ -38,9 +40,11 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(swigluSpec),
     visit(relu2GluSpec),
     visit(crossEntropySpec),
+    visit(linearCrossEntropySpec),
     visit(ternaryMatmulSpec),
     visit(ternaryMatmulFloatSpec),
     visit(bitLinearSpec),
     visit(flashAttentionSpec),
+    visit(mergeAttentionStatesSpec),
   ];
 }
