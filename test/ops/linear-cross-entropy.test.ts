@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import {
+  cast,
   crossEntropy,
   device as deviceNamed,
   DTypeError,
@@ -15,9 +16,12 @@ import {
   type LinearCrossEntropyOptions,
   type Tensor,
 } from '../../lib/index.js';
+import type { FloatDType } from '../../lib/dtype.js';
+import { arithmeticIn, EXACT, roundedTo } from '../arithmetic.js';
+import { expectWithinTolerance, FORWARD_FACTOR, GRADIENT_FACTOR, largestError } from '../compare.js';
 import { linearCrossEntropySpec } from '../formulas/linear-cross-entropy.js';
-import { bitsOf, describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
-import { describeGolden, describeOp } from '../op-tests.js';
+import { bitsOf, describeBackends, describeErrors, ERROR_CODES, FLOAT_DTYPES, hasCpu, make } from '../harness.js';
+import { describeGolden, describeOp, prepareCase } from '../op-tests.js';
 import { Random } from '../random.js';
 
 describeGolden(linearCrossEntropySpec, [
@@ -85,6 +89,101 @@ describe('linearCrossEntropy', () => {
         return Promise.all([loss, x.grad as Tensor, weight.grad as Tensor].map(bitsOf));
       };
       expect(await run()).toEqual(await run());
+    });
+
+    // lib/ops asks for blocks so large that only large problems have several of them; the contract leaves it free.
+    describe('any blocks give the same', () => {
+      const c = {
+        name: 'blocks',
+        rows: 13,
+        vocabulary: 67,
+        features: 5,
+        bias: true,
+        ignoreEvery: 4,
+        reduction: 'none',
+        labelSmoothing: 0.1,
+        zLoss: 0.01,
+        softcap: 6,
+      } as const;
+      describe.each(FLOAT_DTYPES)('%s', (dtype) => {
+        test.each([
+          [1, 1],
+          [1, 67],
+          [13, 1],
+          [4, 9],
+          [5, 16],
+          [12, 66],
+          [13, 67],
+          [32, 100],
+        ])('%i x %i', async (blockRows, blockCols) => {
+          const { inputs, dOut } = prepareCase(linearCrossEntropySpec, c, dtype);
+          const values = Object.fromEntries(Object.entries(inputs).map(([name, each]) => [name, each.values]));
+          const t = Object.fromEntries(
+            Object.entries(inputs).map(([name, each]) => [
+              name,
+              make(device, each.dtype ?? dtype, each.shape, each.values),
+            ]),
+          );
+          const { rows, vocabulary, features, labelSmoothing, zLoss, softcap } = c;
+          const scratch = (...shape: number[]): Tensor =>
+            make(device, 'float32', shape, new Float64Array(shape.reduce((x, y) => x * y)).fill(NaN));
+          const sumFor = (...shape: number[]): Tensor | null => (dtype === 'float32' ? null : scratch(...shape));
+          const [loss, count, statistics] = [scratch(rows), scratch(1), scratch(rows, 2)];
+          const workspace = scratch(blockRows * (blockCols + 8));
+          const { backend } = deviceNamed(device);
+          const sizes = { rows, vocabulary, features, blockRows, blockCols };
+          const rule = { ignoreIndex: -100, reduction: 'none', labelSmoothing, zLoss, softcap } as const;
+          const shared = {
+            ...sizes,
+            ...rule,
+            x: t.x.arg,
+            weight: t.weight.arg,
+            bias: t.bias.arg,
+            targets: t.targets.arg,
+            count: count.arg,
+            statistics: statistics.arg,
+            workspace: workspace.arg,
+          };
+          backend.linearCrossEntropy({ ...shared, loss: loss.arg });
+          const [x, weight, bias] = [t.x, t.weight, t.bias].map((each) =>
+            make(device, dtype, each.shape, new Float64Array(each.size).fill(NaN)),
+          );
+          const dLoss = make(device, 'float32', [rows], dOut.loss);
+          const sums = [sumFor(rows, features), sumFor(blockCols, features), sumFor(blockCols)];
+          const [dXSum, dWeightSum, dBiasSum] = sums.map((each) => each && each.arg);
+          backend.linearCrossEntropyBackward({
+            ...shared,
+            dLoss: dLoss.arg,
+            dX: x.arg,
+            dWeight: weight.arg,
+            dBias: bias.arg,
+            dXSum,
+            dWeightSum,
+            dBiasSum,
+          });
+          expect(await count.data()).toEqual(Float32Array.of(9));
+          const exact = {
+            loss: linearCrossEntropySpec.forward(EXACT, values, c).loss,
+            ...linearCrossEntropySpec.backward(EXACT, values, dOut, c),
+          };
+          const plain = {
+            loss: linearCrossEntropySpec.forward(arithmeticIn('float32'), values, c).loss,
+            ...linearCrossEntropySpec.backward(arithmeticIn(dtype), values, dOut, c),
+          };
+          for (const [name, got] of Object.entries({ loss, x, weight, bias })) {
+            const judged = name as keyof typeof exact;
+            expectWithinTolerance({
+              name,
+              got: await got.data(),
+              exact: exact[judged],
+              plainError: largestError(plain[judged], exact[judged]),
+              factor: name === 'loss' ? FORWARD_FACTOR : GRADIENT_FACTOR,
+              dtype: got.dtype as FloatDType,
+              shape: got.shape,
+            });
+          }
+        });
+      });
     });
 
     test('a masked vocabulary: classes of bias -Infinity cannot be', async () => {
@@ -175,3 +274,41 @@ describe('linearCrossEntropy', () => {
     ]);
   });
 });
+
+(hasCpu ? describe : describe.skip)(
+  'linearCrossEntropy on the cpu device, several blocks of rows and of columns',
+  () => {
+    const [rows, vocabulary, features] = [1027, 2053, 24];
+    const random = new Random('several blocks');
+    const values = { x: random.normals(rows * features), weight: random.normals(vocabulary * features) };
+    const targets = random.integers(rows, 0, vocabulary - 1);
+    const run = (dtype: FloatDType, loss: (x: Tensor, weight: Tensor, t: Tensor) => Tensor): Tensor[] => {
+      const round = (each: Float64Array): Float64Array => each.map((value) => roundedTo('bfloat16', value));
+      const x = make('cpu', dtype, [rows, features], round(values.x), true);
+      const weight = make('cpu', dtype, [vocabulary, features], round(values.weight), true);
+      const result = loss(x, weight, make('cpu', 'int32', [rows], targets));
+      result.backward();
+      return [result, x.grad as Tensor, weight.grad as Tensor];
+    };
+
+    test('equals the pair of ops', async () => {
+      const fused = run('float32', linearCrossEntropy);
+      const pair = run('float32', (x, weight, t) => crossEntropy(linear(x, weight), t));
+      for (const [i, each] of fused.entries()) {
+        const [got, expected] = [await each.data(), await pair[i].data()];
+        const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+        expected.forEach((value, j) => {
+          if (!(Math.abs(got[j] - value) <= 1e-6 * largest)) throw new Error(`${i}: ${got[j]} for ${value} at ${j}`);
+        });
+      }
+    });
+
+    test('16-bit gradients are the float32 ones, rounded once: sums over blocks are float32', async () => {
+      const [loss, dX, dWeight] = run('float32', linearCrossEntropy);
+      const halves = run('bfloat16', linearCrossEntropy);
+      expect(await bitsOf(halves[0])).toEqual(await bitsOf(loss));
+      expect(await bitsOf(halves[1])).toEqual(await bitsOf(cast(dX, 'bfloat16')));
+      expect(await bitsOf(halves[2])).toEqual(await bitsOf(cast(dWeight, 'bfloat16')));
+    });
+  },
+);
