@@ -38,13 +38,15 @@ export const mergeAttentionStatesSpec: OpSpec<MergeCase> = {
     const rows = batch * queries * heads;
     const lseShape = c.shape.length === 3 ? [heads, queries] : [batch, heads, queries];
     const values = (): Values => random.normals(rows * headDim);
-    const lse = (missing: number): Values =>
-      random.normals(rows, c.spread).map((value, i) => (c.missing && i % c.missing === missing ? -Infinity : value));
+    const sawNone = (i: number, side: number): boolean =>
+      c.missing !== undefined && (i % c.missing === side || i % 5 === 0);
+    const lse = (side: number): Values =>
+      random.normals(rows, c.spread).map((value, i) => (sawNone(i, side) ? -Infinity : value));
     return {
       outA: { shape: c.shape, values: values() },
-      lseA: { shape: lseShape, values: lse(0).map((value, i) => (c.missing && i % 5 === 0 ? -Infinity : value)) },
+      lseA: { shape: lseShape, values: lse(0) },
       outB: { shape: c.shape, values: values() },
-      lseB: { shape: lseShape, values: lse(1).map((value, i) => (c.missing && i % 5 === 0 ? -Infinity : value)) },
+      lseB: { shape: lseShape, values: lse(1) },
     };
   },
   // The lse are float32 whatever the dtype under test.

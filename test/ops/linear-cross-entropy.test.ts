@@ -295,7 +295,8 @@ describe('linearCrossEntropy', () => {
       const fused = run('float32', linearCrossEntropy);
       const pair = run('float32', (x, weight, t) => crossEntropy(linear(x, weight), t));
       for (const [i, each] of fused.entries()) {
-        const [got, expected] = [await each.data(), await pair[i].data()];
+        const got = await each.data();
+        const expected = Float64Array.from(await pair[i].data());
         const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
         expected.forEach((value, j) => {
           if (!(Math.abs(got[j] - value) <= 1e-6 * largest)) throw new Error(`${i}: ${got[j]} for ${value} at ${j}`);
