@@ -286,34 +286,105 @@ export interface GatedActivationBackwardParams {
   dUp: TensorArg;
 }
 
-export interface CrossEntropyParams {
+/**
+ * What a row of logits costs. With z = softcap * tanh(logits / softcap), or z = logits if softcap is 0, and lse = log(sum(exp(z))):
+ * (1 - labelSmoothing) * (lse - z[target]) + labelSmoothing * (lse - mean(z)) + zLoss * lse^2; a term whose factor is 0 is left out. A row
+ * with target ignoreIndex costs 0.
+ */
+export interface CrossEntropyRule {
+  ignoreIndex: number;
+  reduction: 'mean' | 'sum' | 'none';
+  /** 0 to 1 */
+  labelSmoothing: number;
+  /** At least 0. */
+  zLoss: number;
+  /** At least 0. */
+  softcap: number;
+}
+
+export interface CrossEntropyParams extends CrossEntropyRule {
   /** [M, V] */
   logits: TensorArg;
   /** int32 [M]; equal to ignoreIndex or in 0..V-1, anything else is a kernel error */
   targets: TensorArg;
-  /** float32 [1]: sum of the rows' losses, divided by count if mean. 0 if every row is ignored. */
+  /** float32 [1]: sum of the rows' losses, divided by count if the reduction is mean, 0 if every row is ignored; or [M], each row's own */
   loss: TensorArg;
   /** float32 [1]: rows that are not ignored */
   count: TensorArg;
+  /** float32 [M, 2]: the largest z of the row and sum(exp(z - largest)), not their lse, which rounds if it is large; ignored rows: 0, 0 */
+  statistics: TensorArg;
   rows: number;
   cols: number;
-  ignoreIndex: number;
-  mean: boolean;
 }
 
-export interface CrossEntropyBackwardParams {
+export interface CrossEntropyBackwardParams extends CrossEntropyRule {
   logits: TensorArg;
   /** as for the forward pass, a kernel error included */
   targets: TensorArg;
   count: TensorArg;
-  /** float32 [1] */
+  statistics: TensorArg;
+  /** float32 [1], or [M] without a reduction */
   dLoss: TensorArg;
-  /** [M, V] */
+  /** [M, V]; 0 in ignored rows */
   dLogits: TensorArg;
   rows: number;
   cols: number;
-  ignoreIndex: number;
-  mean: boolean;
+}
+
+/**
+ * The loss of logits = x weight^T + bias, which are never there whole: at most blockRows x blockCols of them are held at a time, in float32.
+ */
+export interface LinearCrossEntropyShape {
+  /** M */
+  rows: number;
+  /** V */
+  vocabulary: number;
+  /** K */
+  features: number;
+  blockRows: number;
+  blockCols: number;
+}
+
+export interface LinearCrossEntropyParams extends CrossEntropyRule, LinearCrossEntropyShape {
+  /** [M, K] */
+  x: TensorArg;
+  /** [V, K] */
+  weight: TensorArg;
+  /** [V] or null */
+  bias: TensorArg | null;
+  /** int32 [M]; equal to ignoreIndex or in 0..V-1, anything else is a kernel error */
+  targets: TensorArg;
+  /** loss, count and statistics are as for {@link CrossEntropyParams} */
+  loss: TensorArg;
+  count: TensorArg;
+  statistics: TensorArg;
+  /** float32 [blockRows * (blockCols + 8)]: 32 bytes about each row of a block, and its logits */
+  workspace: TensorArg;
+}
+
+export interface LinearCrossEntropyBackwardParams extends CrossEntropyRule, LinearCrossEntropyShape {
+  x: TensorArg;
+  weight: TensorArg;
+  bias: TensorArg | null;
+  /** as for the forward pass, a kernel error included */
+  targets: TensorArg;
+  count: TensorArg;
+  statistics: TensorArg;
+  /** float32 [1], or [M] without a reduction */
+  dLoss: TensorArg;
+  /** [M, K] or null if not wanted */
+  dX: TensorArg | null;
+  /** [V, K] or null if not wanted */
+  dWeight: TensorArg | null;
+  /** [V] or null if not wanted */
+  dBias: TensorArg | null;
+  workspace: TensorArg;
+  /** float32 [M, K], workspace: where dX is summed over blocks of columns. Null if it is float32 itself or there is one such block. */
+  dXSum: TensorArg | null;
+  /** float32 [blockCols, K], workspace: where dWeight is summed over blocks of rows. Null if it is float32 itself or there is one such block. */
+  dWeightSum: TensorArg | null;
+  /** float32 [blockCols], workspace: the same for dBias */
+  dBiasSum: TensorArg | null;
 }
 
 /**
@@ -463,6 +534,43 @@ export interface FlashAttentionBackwardParams extends AttentionShape {
   delta: TensorArg;
 }
 
+/** Two results of attention over disjoint keys become that over all; D is any size. */
+export interface MergeAttentionStatesParams {
+  /** [B, S, H, D] */
+  outA: TensorArg;
+  /** float32 [B, H, S]; -Infinity: no key, and outA of that query is not looked at */
+  lseA: TensorArg;
+  outB: TensorArg;
+  lseB: TensorArg;
+  /** [B, S, H, D] = exp(lseA - lse) outA + exp(lseB - lse) outB; 0 where lse is -Infinity */
+  out: TensorArg;
+  /** float32 [B, H, S] = log(exp(lseA) + exp(lseB)) */
+  lse: TensorArg;
+  batch: number;
+  queries: number;
+  heads: number;
+  headDim: number;
+}
+
+export interface MergeAttentionStatesBackwardParams {
+  outA: TensorArg;
+  lseA: TensorArg;
+  outB: TensorArg;
+  lseB: TensorArg;
+  dOut: TensorArg;
+  /** float32 [B, H, S] or null: gradient of lse */
+  dLse: TensorArg | null;
+  dOutA: TensorArg;
+  /** float32 [B, H, S] */
+  dLseA: TensorArg;
+  dOutB: TensorArg;
+  dLseB: TensorArg;
+  batch: number;
+  queries: number;
+  heads: number;
+  headDim: number;
+}
+
 export interface KvCacheAppendParams {
   /** [B, S, rowSize] */
   x: TensorArg;
@@ -522,6 +630,8 @@ export interface BackendOps {
   gatedActivationBackward(params: GatedActivationBackwardParams): void;
   crossEntropy(params: CrossEntropyParams): void;
   crossEntropyBackward(params: CrossEntropyBackwardParams): void;
+  linearCrossEntropy(params: LinearCrossEntropyParams): void;
+  linearCrossEntropyBackward(params: LinearCrossEntropyBackwardParams): void;
   quantizeTernary(params: QuantizeTernaryParams): void;
   dequantizeTernary(params: DequantizeTernaryParams): void;
   quantizeActivations(params: QuantizeActivationsParams): void;
@@ -531,6 +641,8 @@ export interface BackendOps {
   bitLinearWeightBackward(params: BitLinearWeightBackwardParams): void;
   flashAttention(params: FlashAttentionParams): void;
   flashAttentionBackward(params: FlashAttentionBackwardParams): void;
+  mergeAttentionStates(params: MergeAttentionStatesParams): void;
+  mergeAttentionStatesBackward(params: MergeAttentionStatesBackwardParams): void;
   kvCacheAppend(params: KvCacheAppendParams): void;
   adamw(params: AdamWParams): void;
   globalNorm(params: GlobalNormParams): void;

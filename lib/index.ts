@@ -49,6 +49,8 @@ export {
 export { geglu, relu2Glu, swiglu, type GegluOptions } from './ops/gated-activation.js';
 export { layerNorm, type LayerNormOptions } from './ops/layer-norm.js';
 export { linear } from './ops/linear.js';
+export { linearCrossEntropy, type LinearCrossEntropyOptions } from './ops/linear-cross-entropy.js';
+export { mergeAttentionStates } from './ops/merge-attention-states.js';
 export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
 export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';

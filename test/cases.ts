@@ -377,7 +377,10 @@ export interface CrossEntropyCase extends Case {
   readonly ignoreIndex?: number;
   /** Every how many-th row is ignored. Default none. */
   readonly ignoreEvery?: number;
-  readonly reduction?: 'mean' | 'sum';
+  readonly reduction?: 'mean' | 'sum' | 'none';
+  readonly labelSmoothing?: number;
+  readonly zLoss?: number;
+  readonly softcap?: number;
   readonly spread?: number;
 }
 
@@ -395,8 +398,90 @@ export const crossEntropyCases: OpCases<CrossEntropyCase> = {
     { name: '3x127, summed, all ignored', rows: 3, vocabulary: 127, ignoreEvery: 1, reduction: 'sum' },
     { name: 'large logits', rows: 9, vocabulary: 65, spread: 30 },
     { name: '3x2051', rows: 3, vocabulary: 2051 },
+    { name: '65x127, a loss for each row', rows: 65, vocabulary: 127, reduction: 'none', ignoreEvery: 4 },
+    { name: '9x65, smoothed', rows: 9, vocabulary: 65, labelSmoothing: 0.1 },
+    { name: '9x63, smoothed over all', rows: 9, vocabulary: 63, labelSmoothing: 1, reduction: 'sum' },
+    { name: '9x129, z-loss', rows: 9, vocabulary: 129, zLoss: 0.01 },
+    { name: '9x64, softcap', rows: 9, vocabulary: 64, softcap: 2, spread: 3 },
+    { name: '1x1025, softcap', rows: 1, vocabulary: 1025, softcap: 30 },
+    {
+      name: '65x129, everything',
+      rows: 65,
+      vocabulary: 129,
+      labelSmoothing: 0.2,
+      zLoss: 0.001,
+      softcap: 15,
+      ignoreEvery: 5,
+      spread: 8,
+    },
+    {
+      name: '3x2049, everything, a loss for each row',
+      rows: 3,
+      vocabulary: 2049,
+      labelSmoothing: 0.05,
+      zLoss: 0.0001,
+      softcap: 5,
+      reduction: 'none',
+    },
   ],
   bench: [{ name: '128x32000', rows: 128, vocabulary: 32000 }],
+};
+
+export interface LinearCrossEntropyCase extends CrossEntropyCase {
+  readonly features: number;
+  readonly bias?: boolean;
+}
+
+const ALL_LOSS_OPTIONS = { labelSmoothing: 0.1, zLoss: 0.001, softcap: 10 };
+
+export const linearCrossEntropyCases: OpCases<LinearCrossEntropyCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: '1x1x1', rows: 1, vocabulary: 1, features: 1 },
+    { name: '1x129x9', rows: 1, vocabulary: 129, features: 9 },
+    { name: '3x1x64', rows: 3, vocabulary: 1, features: 64, bias: true },
+    { name: '9x63x65', rows: 9, vocabulary: 63, features: 65 },
+    { name: '64x65x33, every third ignored', rows: 64, vocabulary: 65, features: 33, ignoreEvery: 3, bias: true },
+    { name: '65x64x17, summed', rows: 65, vocabulary: 64, features: 17, reduction: 'sum' },
+    { name: '127x9x3, a loss for each row', rows: 127, vocabulary: 9, features: 3, reduction: 'none', ignoreEvery: 4 },
+    { name: '3x127x9, all ignored', rows: 3, vocabulary: 127, features: 9, ignoreEvery: 1, bias: true },
+    { name: '9x129x64, smoothed', rows: 9, vocabulary: 129, features: 64, labelSmoothing: 0.1 },
+    { name: '9x64x63, z-loss', rows: 9, vocabulary: 64, features: 63, zLoss: 0.01 },
+    { name: '9x65x16, softcap', rows: 9, vocabulary: 65, features: 16, softcap: 5 },
+    { name: '63x129x9, everything', rows: 63, vocabulary: 129, features: 9, bias: true, ...ALL_LOSS_OPTIONS },
+    { name: 'large logits', rows: 9, vocabulary: 65, features: 16, spread: 8 },
+    { name: '1027x9x3, two blocks of rows', rows: 1027, vocabulary: 9, features: 3, reduction: 'none', bias: true },
+  ],
+  bench: [
+    { name: '1024x2048x192', rows: 1024, vocabulary: 2048, features: 192 },
+    { name: '1024x32768x512', rows: 1024, vocabulary: 32768, features: 512, spread: 0.02 },
+  ],
+};
+
+export interface MergeCase extends Case {
+  /** Of out: [B, S, H, D] or [total, H, D]. */
+  readonly shape: readonly number[];
+  /** Standard deviation of the lse. Default 1. */
+  readonly spread?: number;
+  /** Every how many-th query saw no key on the one side, and as many on the other; every fifth none at all. Default none. */
+  readonly missing?: number;
+}
+
+export const mergeAttentionStatesCases: OpCases<MergeCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'one number', shape: [1, 1, 1, 1] },
+    { name: 'packed', shape: [9, 3, 64] },
+    { name: 'packed, queries without keys', shape: [65, 2, 9], missing: 3 },
+    { name: '2x9x3x63', shape: [2, 9, 3, 63] },
+    { name: '3x65x2x65, far apart', shape: [3, 65, 2, 65], spread: 8 },
+    { name: '2x63x3x16, queries without keys', shape: [2, 63, 3, 16], missing: 4 },
+    { name: '1x3x129x127', shape: [1, 3, 129, 127] },
+    { name: '1x1x3x300', shape: [1, 1, 3, 300] },
+  ],
+  bench: [{ name: '1x1024x12x64', shape: [1, 1024, 12, 64] }],
 };
 
 export interface AttentionCase extends Case {

@@ -13,7 +13,9 @@ import { flashAttention, flashAttentionBackward } from './flash-attention.js';
 import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
 import { kvCacheAppend } from './kv-cache.js';
 import { layerNorm, layerNormBackward } from './layer-norm.js';
+import { linearCrossEntropy, linearCrossEntropyBackward } from './linear-cross-entropy.js';
 import { matmul } from './matmul.js';
+import { mergeAttentionStates, mergeAttentionStatesBackward } from './merge-attention-states.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
 import { rope } from './rope.js';
@@ -123,6 +125,8 @@ export function createReferenceBackend(): Backend {
     gatedActivationBackward,
     crossEntropy: (params) => crossEntropy(params, failing('crossEntropy')),
     crossEntropyBackward: (params) => crossEntropyBackward(params, failing('crossEntropyBackward')),
+    linearCrossEntropy: (params) => linearCrossEntropy(params, failing('linearCrossEntropy')),
+    linearCrossEntropyBackward: (params) => linearCrossEntropyBackward(params, failing('linearCrossEntropyBackward')),
     quantizeTernary,
     dequantizeTernary,
     quantizeActivations,
@@ -132,6 +136,8 @@ export function createReferenceBackend(): Backend {
     bitLinearWeightBackward,
     flashAttention,
     flashAttentionBackward,
+    mergeAttentionStates,
+    mergeAttentionStatesBackward,
     kvCacheAppend,
     adamw,
     globalNorm,

@@ -12,6 +12,8 @@ import { flashAttentionSpec } from './flash-attention.js';
 import { gegluSpec, gegluTanhSpec, relu2GluSpec, swigluSpec } from './gated-activation.js';
 import { layerNormSpec } from './layer-norm.js';
 import { linearSpec } from './linear.js';
+import { linearCrossEntropySpec } from './linear-cross-entropy.js';
+import { mergeAttentionStatesSpec } from './merge-attention-states.js';
 import { rmsNormSpec } from './rms-norm.js';
 import { ropeSpec } from './rope.js';
 import { scaleSpec } from './scale.js';
@@ -44,9 +46,11 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(gegluSpec),
     visit(gegluTanhSpec),
     visit(crossEntropySpec),
+    visit(linearCrossEntropySpec),
     visit(ternaryMatmulSpec),
     visit(ternaryMatmulFloatSpec),
     visit(bitLinearSpec),
     visit(flashAttentionSpec),
+    visit(mergeAttentionStatesSpec),
   ];
 }
