@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { crossEntropy } from '../lib/ops/cross-entropy.js';
 import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
+import { linearCrossEntropy } from '../lib/ops/linear-cross-entropy.js';
 import { quantizeTernary } from '../lib/ops/quantize-ternary.js';
 import { ternaryMatmul } from '../lib/ops/ternary-matmul.js';
 import { bitLinear } from '../lib/ops/bit-linear.js';
@@ -13,10 +15,12 @@ import { arithmeticIn, EXACT } from '../test/arithmetic.js';
 import {
   attentionCases,
   linearCases,
+  linearCrossEntropyCases,
   ternaryMatmulCases,
   type AttentionCase,
   type Case,
   type LinearCase,
+  type LinearCrossEntropyCase,
 } from '../test/cases.js';
 import { expectWithinTolerance, FORWARD_FACTOR, largestError } from '../test/compare.js';
 import { mapSpecs } from '../test/formulas/index.js';
@@ -263,6 +267,63 @@ function attentionCase(c: AttentionCase, backward: boolean): NamedCase {
   };
 }
 
+/** Forward and backward, fused and as the pair of ops that holds the logits. Both are counted as the three products of the pair. */
+function lossCase(c: LinearCrossEntropyCase, fused: boolean): NamedCase {
+  const { rows: m, vocabulary: n, features: k } = c;
+  const name = `${fused ? 'linear-cross-entropy' : 'linear, cross-entropy'} ${c.name}, forward and backward`;
+  return {
+    name,
+    unit: 'float operations',
+    prepare() {
+      const x = randn([m, k], { ...OPTIONS, requiresGrad: true });
+      const weight = randn([n, k], { ...OPTIONS, seed: 8, std: c.spread ?? 1, requiresGrad: true });
+      const random = new Generator(9);
+      const targets = tensor(
+        Int32Array.from({ length: m }, () => random.integer(n)),
+        { device: 'cpu' },
+      );
+      const loss = (): Tensor =>
+        fused ? linearCrossEntropy(x, weight, targets) : crossEntropy(linear(x, weight), targets);
+      const clear = (): void => [x, weight].forEach((each) => each.clearGrad());
+      return {
+        amount: 6 * m * n * k,
+        /** The gradient of some rows of x against float64. */
+        async check() {
+          tidy(() => loss().backward());
+          const [xs, ws, wanted] = [await x.data(), await weight.data(), await targets.data()];
+          const got = await (x.grad as Tensor).data();
+          clear();
+          for (let sample = 0; sample < 3; sample++) {
+            const row = random.integer(m);
+            const logits = Float64Array.from({ length: n }, (_, j) => {
+              let sum = 0;
+              for (let i = 0; i < k; i++) sum += xs[row * k + i] * ws[j * k + i];
+              return sum;
+            });
+            const largest = logits.reduce((most, value) => Math.max(most, value), -Infinity);
+            const exponentials = logits.map((value) => Math.exp(value - largest));
+            const total = exponentials.reduce((sum, value) => sum + value, 0);
+            const expected = new Float64Array(k);
+            exponentials.forEach((value, j) => {
+              const g = (value / total - (j === wanted[row] ? 1 : 0)) / m;
+              for (let i = 0; i < k; i++) expected[i] += g * ws[j * k + i];
+            });
+            const size = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+            expected.forEach((value, i) => expectClose(name, got[row * k + i], value, 1e-5 * size));
+          }
+        },
+        run() {
+          tidy(() => loss().backward());
+          clear();
+        },
+        dispose() {
+          for (const each of [x, weight, targets]) each.dispose();
+        },
+      };
+    },
+  };
+}
+
 /** The forward pass of an op whose time goes into reading and writing memory, checked whole against its plain formula. */
 function memoryCase<C extends Case>(spec: OpSpec<C>, c: C): NamedCase {
   return {
@@ -310,7 +371,14 @@ function memoryCase<C extends Case>(spec: OpSpec<C>, c: C): NamedCase {
 }
 
 // Bound by arithmetic, and too slow to be checked whole in JavaScript: they have cases of their own above.
-const OWN_CASES = ['linear', 'ternaryMatmul', 'ternaryMatmul, float activations', 'bitLinear', 'flashAttention'];
+const OWN_CASES = [
+  'linear',
+  'ternaryMatmul',
+  'ternaryMatmul, float activations',
+  'bitLinear',
+  'flashAttention',
+  'linearCrossEntropy',
+];
 
 /** Every case, made only when it is its turn. */
 export function benchCases(): NamedCase[] {
@@ -320,6 +388,7 @@ export function benchCases(): NamedCase[] {
     bitLinearStepCase(2048, 512, 192),
     ...attentionCases.bench.map((c) => attentionCase(c, false)),
     ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),
+    ...linearCrossEntropyCases.bench.flatMap((c) => [lossCase(c, true), lossCase(c, false)]),
     ...mapSpecs((spec) => (OWN_CASES.includes(spec.op) ? [] : spec.cases.bench.map((c) => memoryCase(spec, c)))).flat(),
   ];
 }

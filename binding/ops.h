@@ -35,6 +35,12 @@ struct DropoutMask {
   uint64_t offset;
 };
 
+struct DropoutParams {
+  DropoutMask mask;
+  Tensor x;
+  Tensor out;  // may alias x
+};
+
 struct FillParams {
   Tensor out;
   double value;
@@ -134,22 +140,53 @@ struct EmbeddingBackwardParams {
 };
 
 struct RmsNormParams {
-  Tensor x;       // [M, K]
-  Tensor weight;  // [K], optional
-  Tensor out;     // [M, K]
-  Tensor rstd;    // float32 [M]
+  Tensor x;         // [M, K]
+  Tensor residual;  // [M, K], optional
+  Tensor sum;       // [M, K], absent exactly if residual is
+  Tensor weight;    // [K], optional
+  Tensor out;       // [M, K]
+  Tensor rstd;      // float32 [M]
   int64_t rows;
   int64_t cols;
   double eps;
 };
 
 struct RmsNormBackwardParams {
-  Tensor d_out;  // [M, K]
-  Tensor x;
+  Tensor d_out;     // [M, K]
+  Tensor d_sum;     // [M, K], optional
+  Tensor x;         // what was normalised: x, or sum if there was a residual
   Tensor weight;    // [K], optional
   Tensor rstd;      // float32 [M]
   Tensor d_x;       // [M, K]
   Tensor d_weight;  // [K], absent exactly if weight is
+  int64_t rows;
+  int64_t cols;
+};
+
+struct LayerNormParams {
+  Tensor x;         // [M, K]
+  Tensor residual;  // [M, K], optional
+  Tensor sum;       // [M, K], absent exactly if residual is
+  Tensor weight;    // [K], optional
+  Tensor bias;      // [K], optional
+  Tensor out;       // [M, K]
+  Tensor mean;      // float32 [M]
+  Tensor rstd;      // float32 [M]
+  int64_t rows;
+  int64_t cols;
+  double eps;
+};
+
+struct LayerNormBackwardParams {
+  Tensor d_out;     // [M, K]
+  Tensor d_sum;     // [M, K], optional
+  Tensor x;         // what was normalised: x, or sum if there was a residual
+  Tensor weight;    // [K], optional
+  Tensor mean;      // float32 [M]
+  Tensor rstd;      // float32 [M]
+  Tensor d_x;       // [M, K]
+  Tensor d_weight;  // [K], absent exactly if weight is
+  Tensor d_bias;    // [K], optional
   int64_t rows;
   int64_t cols;
 };
@@ -167,7 +204,7 @@ struct RopeParams {
   bool inverse;
 };
 
-enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU };
+enum class GatedActivation : uint8_t { SWIGLU, RELU2_GLU, GEGLU, GEGLU_TANH };
 struct GatedActivationParams {
   GatedActivation kind;
   Tensor gate;
@@ -184,27 +221,78 @@ struct GatedActivationBackwardParams {
   Tensor d_up;
 };
 
+enum class Reduction : uint8_t { MEAN, SUM, NONE };
+struct CrossEntropyRule {
+  int32_t ignore_index;
+  Reduction reduction;
+  double label_smoothing;  // 0 to 1
+  double z_loss;           // at least 0
+  double softcap;          // at least 0; 0: none
+};
+
 struct CrossEntropyParams {
-  Tensor logits;   // [M, V]
-  Tensor targets;  // int32 [M]; out of range and not ignore_index: Context::fail
-  Tensor loss;     // float32 [1]
-  Tensor count;    // float32 [1]
+  CrossEntropyRule rule;
+  Tensor logits;      // [M, V]
+  Tensor targets;     // int32 [M]; out of range and not ignore_index: Context::fail
+  Tensor loss;        // float32 [1], [M] without a reduction
+  Tensor count;       // float32 [1]
+  Tensor statistics;  // float32 [M, 2]
   int64_t rows;
   int64_t cols;
-  int32_t ignore_index;
-  bool mean;
 };
 
 struct CrossEntropyBackwardParams {
+  CrossEntropyRule rule;
   Tensor logits;
   Tensor targets;
   Tensor count;
-  Tensor d_loss;    // float32 [1]
+  Tensor statistics;
+  Tensor d_loss;    // like loss
   Tensor d_logits;  // [M, V]
   int64_t rows;
   int64_t cols;
-  int32_t ignore_index;
-  bool mean;
+};
+
+// The logits are met in blocks of block_rows x block_cols.
+constexpr int64_t LOSS_ROW_FLOATS = 8;  // that the workspace holds for each row of a block beside its logits
+struct LinearCrossEntropyShape {
+  int64_t rows;
+  int64_t vocabulary;
+  int64_t features;
+  int64_t block_rows;
+  int64_t block_cols;
+};
+
+struct LinearCrossEntropyParams {
+  CrossEntropyRule rule;
+  LinearCrossEntropyShape shape;
+  Tensor x;           // [M, K]
+  Tensor weight;      // [V, K]
+  Tensor bias;        // [V], optional
+  Tensor targets;     // int32 [M]
+  Tensor loss;        // float32 [1], [M] without a reduction
+  Tensor count;       // float32 [1]
+  Tensor statistics;  // float32 [M, 2]
+  Tensor workspace;   // float32 [block_rows * (block_cols + LOSS_ROW_FLOATS)]
+};
+
+struct LinearCrossEntropyBackwardParams {
+  CrossEntropyRule rule;
+  LinearCrossEntropyShape shape;
+  Tensor x;
+  Tensor weight;
+  Tensor bias;
+  Tensor targets;
+  Tensor count;
+  Tensor statistics;
+  Tensor d_loss;        // like loss
+  Tensor d_x;           // [M, K], optional
+  Tensor d_weight;      // [V, K], optional
+  Tensor d_bias;        // [V], optional
+  Tensor workspace;     // as for the forward pass
+  Tensor d_x_sum;       // float32 [M, K], workspace, optional
+  Tensor d_weight_sum;  // float32 [block_cols, K], workspace, optional
+  Tensor d_bias_sum;    // float32 [block_cols], workspace, optional
 };
 
 struct QuantizeTernaryParams {
@@ -311,6 +399,36 @@ struct FlashAttentionBackwardParams {
   Tensor delta;  // float32 [B, H, Sq], workspace
 };
 
+struct MergeAttentionStatesParams {
+  Tensor out_a;  // [B, S, H, D]
+  Tensor lse_a;  // float32 [B, H, S]
+  Tensor out_b;
+  Tensor lse_b;
+  Tensor out;  // [B, S, H, D]
+  Tensor lse;  // float32 [B, H, S]
+  int64_t batch;
+  int64_t queries;
+  int64_t heads;
+  int64_t head_dim;
+};
+
+struct MergeAttentionStatesBackwardParams {
+  Tensor out_a;
+  Tensor lse_a;
+  Tensor out_b;
+  Tensor lse_b;
+  Tensor d_out;  // [B, S, H, D]
+  Tensor d_lse;  // float32 [B, H, S], optional
+  Tensor d_out_a;
+  Tensor d_lse_a;
+  Tensor d_out_b;
+  Tensor d_lse_b;
+  int64_t batch;
+  int64_t queries;
+  int64_t heads;
+  int64_t head_dim;
+};
+
 struct KvCacheAppendParams {
   Tensor x;      // [B, S, row_size]
   Tensor cache;  // [B, capacity, row_size]
@@ -347,37 +465,44 @@ struct GlobalNormParams {
 
 // Every op of the contract, once: X(name_in_cpp, nameInTypeScript, ParamsStruct). The dispatch table of the CPU kernels
 // and the table of exported names are made from this list, so neither can miss one.
-#define TERNFLASH_OPS(X)                                                                  \
-  X(fill, "fill", FillParams)                                                             \
-  X(cast, "cast", CastParams)                                                             \
-  X(transpose, "transpose", TransposeParams)                                              \
-  X(binary, "binary", BinaryParams)                                                       \
-  X(scale, "scale", ScaleParams)                                                          \
-  X(sum, "sum", SumParams)                                                                \
-  X(softmax, "softmax", SoftmaxParams)                                                    \
-  X(softmax_backward, "softmaxBackward", SoftmaxBackwardParams)                           \
-  X(argmax, "argmax", ArgmaxParams)                                                       \
-  X(matmul, "matmul", MatmulParams)                                                       \
-  X(embedding, "embedding", EmbeddingParams)                                              \
-  X(embedding_backward, "embeddingBackward", EmbeddingBackwardParams)                     \
-  X(rms_norm, "rmsNorm", RmsNormParams)                                                   \
-  X(rms_norm_backward, "rmsNormBackward", RmsNormBackwardParams)                          \
-  X(rope, "rope", RopeParams)                                                             \
-  X(gated_activation, "gatedActivation", GatedActivationParams)                           \
-  X(gated_activation_backward, "gatedActivationBackward", GatedActivationBackwardParams)  \
-  X(cross_entropy, "crossEntropy", CrossEntropyParams)                                    \
-  X(cross_entropy_backward, "crossEntropyBackward", CrossEntropyBackwardParams)           \
-  X(quantize_ternary, "quantizeTernary", QuantizeTernaryParams)                           \
-  X(dequantize_ternary, "dequantizeTernary", DequantizeTernaryParams)                     \
-  X(quantize_activations, "quantizeActivations", QuantizeActivationsParams)               \
-  X(ternary_matmul_int8, "ternaryMatmulInt8", TernaryMatmulInt8Params)                    \
-  X(ternary_matmul, "ternaryMatmul", TernaryMatmulParams)                                 \
-  X(ternary_matmul_backward, "ternaryMatmulBackward", TernaryMatmulBackwardParams)        \
-  X(bit_linear_weight_backward, "bitLinearWeightBackward", BitLinearWeightBackwardParams) \
-  X(flash_attention, "flashAttention", FlashAttentionParams)                              \
-  X(flash_attention_backward, "flashAttentionBackward", FlashAttentionBackwardParams)     \
-  X(kv_cache_append, "kvCacheAppend", KvCacheAppendParams)                                \
-  X(adamw, "adamw", AdamWParams)                                                          \
+#define TERNFLASH_OPS(X)                                                                                 \
+  X(fill, "fill", FillParams)                                                                            \
+  X(cast, "cast", CastParams)                                                                            \
+  X(transpose, "transpose", TransposeParams)                                                             \
+  X(binary, "binary", BinaryParams)                                                                      \
+  X(scale, "scale", ScaleParams)                                                                         \
+  X(sum, "sum", SumParams)                                                                               \
+  X(softmax, "softmax", SoftmaxParams)                                                                   \
+  X(softmax_backward, "softmaxBackward", SoftmaxBackwardParams)                                          \
+  X(argmax, "argmax", ArgmaxParams)                                                                      \
+  X(matmul, "matmul", MatmulParams)                                                                      \
+  X(embedding, "embedding", EmbeddingParams)                                                             \
+  X(embedding_backward, "embeddingBackward", EmbeddingBackwardParams)                                    \
+  X(rms_norm, "rmsNorm", RmsNormParams)                                                                  \
+  X(rms_norm_backward, "rmsNormBackward", RmsNormBackwardParams)                                         \
+  X(layer_norm, "layerNorm", LayerNormParams)                                                            \
+  X(layer_norm_backward, "layerNormBackward", LayerNormBackwardParams)                                   \
+  X(dropout, "dropout", DropoutParams)                                                                   \
+  X(rope, "rope", RopeParams)                                                                            \
+  X(gated_activation, "gatedActivation", GatedActivationParams)                                          \
+  X(gated_activation_backward, "gatedActivationBackward", GatedActivationBackwardParams)                 \
+  X(cross_entropy, "crossEntropy", CrossEntropyParams)                                                   \
+  X(cross_entropy_backward, "crossEntropyBackward", CrossEntropyBackwardParams)                          \
+  X(quantize_ternary, "quantizeTernary", QuantizeTernaryParams)                                          \
+  X(dequantize_ternary, "dequantizeTernary", DequantizeTernaryParams)                                    \
+  X(quantize_activations, "quantizeActivations", QuantizeActivationsParams)                              \
+  X(ternary_matmul_int8, "ternaryMatmulInt8", TernaryMatmulInt8Params)                                   \
+  X(ternary_matmul, "ternaryMatmul", TernaryMatmulParams)                                                \
+  X(ternary_matmul_backward, "ternaryMatmulBackward", TernaryMatmulBackwardParams)                       \
+  X(bit_linear_weight_backward, "bitLinearWeightBackward", BitLinearWeightBackwardParams)                \
+  X(flash_attention, "flashAttention", FlashAttentionParams)                                             \
+  X(flash_attention_backward, "flashAttentionBackward", FlashAttentionBackwardParams)                    \
+  X(kv_cache_append, "kvCacheAppend", KvCacheAppendParams)                                               \
+  X(adamw, "adamw", AdamWParams)                                                                         \
+  X(linear_cross_entropy, "linearCrossEntropy", LinearCrossEntropyParams)                                \
+  X(linear_cross_entropy_backward, "linearCrossEntropyBackward", LinearCrossEntropyBackwardParams)       \
+  X(merge_attention_states, "mergeAttentionStates", MergeAttentionStatesParams)                          \
+  X(merge_attention_states_backward, "mergeAttentionStatesBackward", MergeAttentionStatesBackwardParams) \
   X(global_norm, "globalNorm", GlobalNormParams)
 
 #endif  // TERNFLASH_BINDING_OPS_H_

@@ -25,7 +25,43 @@ int64_t product(int rank, const int64_t* shape) {
 }
 
 GatedActivation gated_activation_kind(const Args& args) {
-  return args.text("kind") == "swiglu" ? GatedActivation::SWIGLU : GatedActivation::RELU2_GLU;
+  const std::string kind = args.text("kind");
+  if (kind == "swiglu") return GatedActivation::SWIGLU;
+  if (kind == "relu2Glu") return GatedActivation::RELU2_GLU;
+  return kind == "geglu" ? GatedActivation::GEGLU : GatedActivation::GEGLU_TANH;
+}
+
+DropoutMask dropout_mask(const Args& args) {
+  DropoutMask mask;
+  mask.threshold = static_cast<uint32_t>(args.integer("threshold"));
+  if (mask.threshold > 65535) args.fail("threshold", "at most 65535");
+  mask.seed = static_cast<uint64_t>(args.integer("seed"));
+  mask.offset = static_cast<uint64_t>(args.integer("offset"));
+  return mask;
+}
+
+CrossEntropyRule cross_entropy_rule(const Args& args) {
+  CrossEntropyRule rule;
+  const std::string reduction = args.text("reduction");
+  rule.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
+  rule.reduction = reduction == "mean" ? Reduction::MEAN : reduction == "sum" ? Reduction::SUM : Reduction::NONE;
+  rule.label_smoothing = args.number("labelSmoothing");
+  rule.z_loss = args.number("zLoss");
+  rule.softcap = args.number("softcap");
+  return rule;
+}
+
+int64_t loss_length(const CrossEntropyRule& rule, int64_t rows) { return rule.reduction == Reduction::NONE ? rows : 1; }
+
+LinearCrossEntropyShape linear_cross_entropy_shape(const Args& args) {
+  LinearCrossEntropyShape shape;
+  shape.rows = args.integer("rows");
+  shape.vocabulary = args.integer("vocabulary");
+  shape.features = args.integer("features");
+  shape.block_rows = args.integer("blockRows");
+  shape.block_cols = args.integer("blockCols");
+  if (shape.block_rows < 1 || shape.block_cols < 1) args.fail("blockRows and blockCols", "at least 1");
+  return shape;
 }
 
 AttentionShape attention_shape(const Args& args) {
@@ -156,6 +192,8 @@ void read(const Args& args, Call<RmsNormParams>& call) {
   p.cols = args.integer("cols");
   p.eps = args.number("eps");
   p.x = args.tensor("x", p.rows * p.cols);
+  p.residual = args.optional_tensor("residual", p.rows * p.cols);
+  if (p.residual.data) p.sum = args.tensor("sum", p.rows * p.cols);
   p.weight = args.optional_tensor("weight", p.cols);
   p.out = args.tensor("out", p.rows * p.cols);
   p.rstd = args.tensor("rstd", p.rows);
@@ -166,11 +204,48 @@ void read(const Args& args, Call<RmsNormBackwardParams>& call) {
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
   p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_sum = args.optional_tensor("dSum", p.rows * p.cols);
   p.x = args.tensor("x", p.rows * p.cols);
   p.weight = args.optional_tensor("weight", p.cols);
   p.rstd = args.tensor("rstd", p.rows);
   p.d_x = args.tensor("dX", p.rows * p.cols);
   p.d_weight = args.optional_tensor("dWeight", p.cols);
+}
+
+void read(const Args& args, Call<LayerNormParams>& call) {
+  LayerNormParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.eps = args.number("eps");
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.residual = args.optional_tensor("residual", p.rows * p.cols);
+  if (p.residual.data) p.sum = args.tensor("sum", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.bias = args.optional_tensor("bias", p.cols);
+  p.out = args.tensor("out", p.rows * p.cols);
+  p.mean = args.tensor("mean", p.rows);
+  p.rstd = args.tensor("rstd", p.rows);
+}
+
+void read(const Args& args, Call<LayerNormBackwardParams>& call) {
+  LayerNormBackwardParams& p = call.params;
+  p.rows = args.integer("rows");
+  p.cols = args.integer("cols");
+  p.d_out = args.tensor("dOut", p.rows * p.cols);
+  p.d_sum = args.optional_tensor("dSum", p.rows * p.cols);
+  p.x = args.tensor("x", p.rows * p.cols);
+  p.weight = args.optional_tensor("weight", p.cols);
+  p.mean = args.tensor("mean", p.rows);
+  p.rstd = args.tensor("rstd", p.rows);
+  p.d_x = args.tensor("dX", p.rows * p.cols);
+  p.d_weight = args.optional_tensor("dWeight", p.cols);
+  p.d_bias = args.optional_tensor("dBias", p.cols);
+}
+
+void read(const Args& args, Call<DropoutParams>& call) {
+  call.params.mask = dropout_mask(args);
+  call.params.x = args.tensor("x", 0);
+  call.params.out = args.tensor("out", call.params.x.length);
 }
 
 void read(const Args& args, Call<RopeParams>& call) {
@@ -211,25 +286,59 @@ void read(const Args& args, Call<CrossEntropyParams>& call) {
   CrossEntropyParams& p = call.params;
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
-  p.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
-  p.mean = args.flag("mean");
+  p.rule = cross_entropy_rule(args);
   p.logits = args.tensor("logits", p.rows * p.cols);
   p.targets = args.tensor("targets", p.rows);
-  p.loss = args.tensor("loss", 1);
+  p.loss = args.tensor("loss", loss_length(p.rule, p.rows));
   p.count = args.tensor("count", 1);
+  p.statistics = args.tensor("statistics", 2 * p.rows);
 }
 
 void read(const Args& args, Call<CrossEntropyBackwardParams>& call) {
   CrossEntropyBackwardParams& p = call.params;
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
-  p.ignore_index = static_cast<int32_t>(args.integer("ignoreIndex"));
-  p.mean = args.flag("mean");
+  p.rule = cross_entropy_rule(args);
   p.logits = args.tensor("logits", p.rows * p.cols);
   p.targets = args.tensor("targets", p.rows);
   p.count = args.tensor("count", 1);
-  p.d_loss = args.tensor("dLoss", 1);
+  p.statistics = args.tensor("statistics", 2 * p.rows);
+  p.d_loss = args.tensor("dLoss", loss_length(p.rule, p.rows));
   p.d_logits = args.tensor("dLogits", p.rows * p.cols);
+}
+
+void read(const Args& args, Call<LinearCrossEntropyParams>& call) {
+  LinearCrossEntropyParams& p = call.params;
+  const LinearCrossEntropyShape s = p.shape = linear_cross_entropy_shape(args);
+  p.rule = cross_entropy_rule(args);
+  p.x = args.tensor("x", s.rows * s.features);
+  p.weight = args.tensor("weight", s.vocabulary * s.features);
+  p.bias = args.optional_tensor("bias", s.vocabulary);
+  p.targets = args.tensor("targets", s.rows);
+  p.loss = args.tensor("loss", loss_length(p.rule, s.rows));
+  p.count = args.tensor("count", 1);
+  p.statistics = args.tensor("statistics", 2 * s.rows);
+  p.workspace = args.tensor("workspace", s.block_rows * (s.block_cols + LOSS_ROW_FLOATS));
+}
+
+void read(const Args& args, Call<LinearCrossEntropyBackwardParams>& call) {
+  LinearCrossEntropyBackwardParams& p = call.params;
+  const LinearCrossEntropyShape s = p.shape = linear_cross_entropy_shape(args);
+  p.rule = cross_entropy_rule(args);
+  p.x = args.tensor("x", s.rows * s.features);
+  p.weight = args.tensor("weight", s.vocabulary * s.features);
+  p.bias = args.optional_tensor("bias", s.vocabulary);
+  p.targets = args.tensor("targets", s.rows);
+  p.count = args.tensor("count", 1);
+  p.statistics = args.tensor("statistics", 2 * s.rows);
+  p.d_loss = args.tensor("dLoss", loss_length(p.rule, s.rows));
+  p.d_x = args.optional_tensor("dX", s.rows * s.features);
+  p.d_weight = args.optional_tensor("dWeight", s.vocabulary * s.features);
+  p.d_bias = args.optional_tensor("dBias", s.vocabulary);
+  p.workspace = args.tensor("workspace", s.block_rows * (s.block_cols + LOSS_ROW_FLOATS));
+  p.d_x_sum = args.optional_tensor("dXSum", s.rows * s.features);
+  p.d_weight_sum = args.optional_tensor("dWeightSum", s.block_cols * s.features);
+  p.d_bias_sum = args.optional_tensor("dBiasSum", s.block_cols);
 }
 
 void read(const Args& args, Call<QuantizeTernaryParams>& call) {
@@ -335,6 +444,40 @@ void read(const Args& args, Call<FlashAttentionBackwardParams>& call) {
   p.d_k = args.tensor("dK", key_length);
   p.d_v = args.tensor("dV", key_length);
   p.delta = args.tensor("delta", row_count);
+}
+
+void read(const Args& args, Call<MergeAttentionStatesParams>& call) {
+  MergeAttentionStatesParams& p = call.params;
+  p.batch = args.integer("batch");
+  p.queries = args.integer("queries");
+  p.heads = args.integer("heads");
+  p.head_dim = args.integer("headDim");
+  const int64_t row_count = p.batch * p.queries * p.heads;
+  p.out_a = args.tensor("outA", row_count * p.head_dim);
+  p.lse_a = args.tensor("lseA", row_count);
+  p.out_b = args.tensor("outB", row_count * p.head_dim);
+  p.lse_b = args.tensor("lseB", row_count);
+  p.out = args.tensor("out", row_count * p.head_dim);
+  p.lse = args.tensor("lse", row_count);
+}
+
+void read(const Args& args, Call<MergeAttentionStatesBackwardParams>& call) {
+  MergeAttentionStatesBackwardParams& p = call.params;
+  p.batch = args.integer("batch");
+  p.queries = args.integer("queries");
+  p.heads = args.integer("heads");
+  p.head_dim = args.integer("headDim");
+  const int64_t row_count = p.batch * p.queries * p.heads;
+  p.out_a = args.tensor("outA", row_count * p.head_dim);
+  p.lse_a = args.tensor("lseA", row_count);
+  p.out_b = args.tensor("outB", row_count * p.head_dim);
+  p.lse_b = args.tensor("lseB", row_count);
+  p.d_out = args.tensor("dOut", row_count * p.head_dim);
+  p.d_lse = args.optional_tensor("dLse", row_count);
+  p.d_out_a = args.tensor("dOutA", row_count * p.head_dim);
+  p.d_lse_a = args.tensor("dLseA", row_count);
+  p.d_out_b = args.tensor("dOutB", row_count * p.head_dim);
+  p.d_lse_b = args.tensor("dLseB", row_count);
 }
 
 void read(const Args& args, Call<KvCacheAppendParams>& call) {

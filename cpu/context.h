@@ -23,7 +23,8 @@ class Context {
   virtual void parallel_for(int64_t tasks, void (*body)(void* state, int64_t task, int thread), void* state) = 0;
 
   // 64-byte aligned memory that stays until the op returns. Each thread has one block, and there is one shared block; a
-  // second call for the same block returns the same memory and must ask for no more bytes than the first of this op.
+  // second call for the same block returns the same memory, or, if it asks for more bytes than there are, other memory
+  // in its place.
   virtual void* thread_scratch(int thread, size_t bytes) = 0;
   virtual void* shared_scratch(size_t bytes) = 0;
 

@@ -18,6 +18,8 @@
 // Measured on a Zen 4 server, 2026-11-22, 1024 x 1024 x 1024, avx512: 94 to 100 GFLOP/s on one core (FMA peak 117), 168
 // to 198 on two (217), whatever the float dtype and layout; one token reads float32 weights at 17 to 20 GB/s a core.
 
+#include "matmul.h"
+
 #include "kernels.h"
 #include "matrix.h"
 #include "simd.h"
@@ -58,6 +60,7 @@ struct Product {
   int64_t m;
   int64_t n;
   int64_t k;
+  bool add;  // to what out holds; then there is no bias
 };
 
 // ---- Packing ------------------------------------------------------------------------------------------------------
@@ -226,7 +229,8 @@ void gemm_tile(const Product& p, int64_t row, int64_t rows, int64_t col, int64_t
   if (p.bias.data) load_floats(p.bias, col, cols, scratch.bias);
   for (int64_t i = 0; i < rows; i++) {
     float* c = scratch.c + i * C_STRIDE;
-    if (p.bias.data)
+    if (p.add) load_floats(p.out, (row + i) * p.n + col, cols, scratch.bias);
+    if (p.bias.data || p.add)
       for (int64_t j = 0; j < cols; j += LANES) store(c + j, load(c + j) + load(scratch.bias + j));
     store_floats(p.out, (row + i) * p.n + col, cols, c);
   }
@@ -286,6 +290,7 @@ struct Dots {
   Tensor out;
   bool few_is_a;  // out is [few, many] and the bias belongs to the many, else the other way round
   int64_t out_cols;
+  bool add;
 };
 
 template <Kind KIND, int ROWS, int COLS>
@@ -317,6 +322,7 @@ TERNFLASH_INLINE void dot_block(const Dots& d, int64_t row, int64_t col) {
       const int64_t out_row = d.few_is_a ? row + i : col + j;
       const int64_t out_col = d.few_is_a ? col + j : row + i;
       if (d.bias.data) load_floats(d.bias, out_col, 1, &bias);
+      if (d.add) load_floats(d.out, out_row * d.out_cols + out_col, 1, &bias);
       const float value = scaled<KIND>(sum, scale) + bias;
       store_floats(d.out, out_row * d.out_cols + out_col, 1, &value);
     }
@@ -350,7 +356,7 @@ void dot(const Product& p, bool few_is_a, Context& context) {
   const int64_t stride = round_up(p.k, LANES) + LANES;
   float* floats = shared_scratch<float>(context, few_rows * stride);
   for (int64_t i = 0; i < few_rows; i++) load_run(few, i, 0, p.k, floats + i * stride);
-  const Dots d = {floats, few_rows, stride, few_is_a ? p.b : p.a, p.k, p.bias, p.out, few_is_a, p.n};
+  const Dots d = {floats, few_rows, stride, few_is_a ? p.b : p.a, p.k, p.bias, p.out, few_is_a, p.n, p.add};
   // At least about 30 microseconds a piece, and several pieces a thread.
   const int64_t pieces = min64(8 * context.threads(), ceil_div(many_rows * p.k * few_rows, 1 << 18));
   const int64_t grain = round_up(ceil_div(many_rows, max64(pieces, 1)), 8);
@@ -384,25 +390,28 @@ void multiply(const Product& p, Context& context) {
 
 namespace ternflash::cpu::TERNFLASH_ISA {
 
-void matmul(const MatmulParams& p, Context& context) {
+void matmul_onto(const MatmulParams& p, bool add, Context& context) {
   multiply({float_matrix(p.a, p.transpose_a ? p.m : p.k), !p.transpose_a || p.m == 1,
-            float_matrix(p.b, p.transpose_b ? p.k : p.n), p.transpose_b || p.n == 1, p.bias, p.out, p.m, p.n, p.k},
+            float_matrix(p.b, p.transpose_b ? p.k : p.n), p.transpose_b || p.n == 1, p.bias, p.out, p.m, p.n, p.k, add},
            context);
 }
 
+void matmul(const MatmulParams& p, Context& context) { matmul_onto(p, false, context); }
+
 void ternary_matmul(const TernaryMatmulParams& p, Context& context) {
   const Matrix weight = ternary_matrix(p.packed, p.weight_scale, p.k);
-  multiply({float_matrix(p.x, p.k), true, weight, true, p.bias, p.out, p.m, p.n, p.k}, context);
+  multiply({float_matrix(p.x, p.k), true, weight, true, p.bias, p.out, p.m, p.n, p.k, false}, context);
 }
 
 void ternary_matmul_backward(const TernaryMatmulBackwardParams& p, Context& context) {
   const Matrix weight = ternary_matrix(p.packed, p.weight_scale, p.k);
-  multiply({float_matrix(p.d_out, p.n), true, weight, false, Tensor{}, p.d_x, p.m, p.k, p.n}, context);
+  multiply({float_matrix(p.d_out, p.n), true, weight, false, Tensor{}, p.d_x, p.m, p.k, p.n, false}, context);
 }
 
 void bit_linear_weight_backward(const BitLinearWeightBackwardParams& p, Context& context) {
   const Matrix activations = codes_matrix(p.codes, p.activation_scales, p.k);
-  multiply({float_matrix(p.d_out, p.n), false, activations, false, Tensor{}, p.d_weight, p.n, p.k, p.m}, context);
+  multiply({float_matrix(p.d_out, p.n), false, activations, false, Tensor{}, p.d_weight, p.n, p.k, p.m, false},
+           context);
 }
 
 double fma_peak(int64_t iterations) {

@@ -40,6 +40,16 @@ export interface DropoutMask {
   offset: number;
 }
 
+export interface DropoutParams extends DropoutMask {
+  /** Any length. Element e has number e % 8 of block offset + floor(e / 8): word (e % 8) >> 1, half e & 1. */
+  x: TensorArg;
+  /**
+   * Same dtype and length: 0 where dropped, even if x is NaN; else fround(x * fround(65536 / (65536 - threshold))), rounded to the dtype.
+   * May be the buffer of x.
+   */
+  out: TensorArg;
+}
+
 export interface FillParams {
   out: TensorArg;
   value: number;
@@ -162,6 +172,10 @@ export interface EmbeddingBackwardParams {
 export interface RmsNormParams {
   /** [M, K] */
   x: TensorArg;
+  /** [M, K] or null. With it, `sum` takes the place of x below. */
+  residual: TensorArg | null;
+  /** [M, K] = x + residual, rounded to the dtype; null exactly if residual is */
+  sum: TensorArg | null;
   /** [K] or null for all ones */
   weight: TensorArg | null;
   /** [M, K] = x / sqrt(mean(x^2) + eps) * weight */
@@ -175,12 +189,57 @@ export interface RmsNormParams {
 
 export interface RmsNormBackwardParams {
   dOut: TensorArg;
+  /** [M, K] or null: gradient of the forward pass's `sum`, added to dX */
+  dSum: TensorArg | null;
+  /** What was normalised: x, or `sum` if there was a residual */
   x: TensorArg;
   weight: TensorArg | null;
   rstd: TensorArg;
+  /** [M, K]: gradient of what was normalised, so of x and of the residual */
   dX: TensorArg;
   /** [K], null exactly if weight is null */
   dWeight: TensorArg | null;
+  rows: number;
+  cols: number;
+}
+
+export interface LayerNormParams {
+  /** [M, K] */
+  x: TensorArg;
+  /** [M, K] or null. With it, `sum` takes the place of x below. */
+  residual: TensorArg | null;
+  /** [M, K] = x + residual, rounded to the dtype; null exactly if residual is */
+  sum: TensorArg | null;
+  /** [K] or null for all ones */
+  weight: TensorArg | null;
+  /** [K] or null for all zeros */
+  bias: TensorArg | null;
+  /** [M, K] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias */
+  out: TensorArg;
+  /** float32 [M]: mean(x) */
+  mean: TensorArg;
+  /** float32 [M]: 1 / sqrt(mean((x - mean(x))^2) + eps). The variance keeps its digits where the mean is large against it. */
+  rstd: TensorArg;
+  rows: number;
+  cols: number;
+  eps: number;
+}
+
+export interface LayerNormBackwardParams {
+  dOut: TensorArg;
+  /** [M, K] or null: gradient of the forward pass's `sum`, added to dX */
+  dSum: TensorArg | null;
+  /** What was normalised: x, or `sum` if there was a residual */
+  x: TensorArg;
+  weight: TensorArg | null;
+  mean: TensorArg;
+  rstd: TensorArg;
+  /** [M, K]: gradient of what was normalised, so of x and of the residual */
+  dX: TensorArg;
+  /** [K], null exactly if weight is null */
+  dWeight: TensorArg | null;
+  /** [K], null exactly if the forward pass had no bias */
+  dBias: TensorArg | null;
   rows: number;
   cols: number;
 }
@@ -205,16 +264,21 @@ export interface RopeParams {
   inverse: boolean;
 }
 
+/**
+ * f(gate) * up with f = silu (swiglu), relu squared (relu2Glu), gelu (geglu: x Phi(x), Phi the normal distribution function) or its approximation
+ * 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (gegluTanh).
+ */
+export type GatedActivationKind = 'swiglu' | 'relu2Glu' | 'geglu' | 'gegluTanh';
+
 export interface GatedActivationParams {
-  /** swiglu: silu(gate) * up; relu2Glu: relu(gate)^2 * up */
-  kind: 'swiglu' | 'relu2Glu';
+  kind: GatedActivationKind;
   gate: TensorArg;
   up: TensorArg;
   out: TensorArg;
 }
 
 export interface GatedActivationBackwardParams {
-  kind: 'swiglu' | 'relu2Glu';
+  kind: GatedActivationKind;
   dOut: TensorArg;
   gate: TensorArg;
   up: TensorArg;
@@ -222,34 +286,105 @@ export interface GatedActivationBackwardParams {
   dUp: TensorArg;
 }
 
-export interface CrossEntropyParams {
+/**
+ * What a row of logits costs. With z = softcap * tanh(logits / softcap), or z = logits if softcap is 0, and lse = log(sum(exp(z))):
+ * (1 - labelSmoothing) * (lse - z[target]) + labelSmoothing * (lse - mean(z)) + zLoss * lse^2; a term whose factor is 0 is left out. A row
+ * with target ignoreIndex costs 0.
+ */
+export interface CrossEntropyRule {
+  ignoreIndex: number;
+  reduction: 'mean' | 'sum' | 'none';
+  /** 0 to 1 */
+  labelSmoothing: number;
+  /** At least 0. */
+  zLoss: number;
+  /** At least 0. */
+  softcap: number;
+}
+
+export interface CrossEntropyParams extends CrossEntropyRule {
   /** [M, V] */
   logits: TensorArg;
   /** int32 [M]; equal to ignoreIndex or in 0..V-1, anything else is a kernel error */
   targets: TensorArg;
-  /** float32 [1]: sum of the rows' losses, divided by count if mean. 0 if every row is ignored. */
+  /** float32 [1]: sum of the rows' losses, divided by count if the reduction is mean, 0 if every row is ignored; or [M], each row's own */
   loss: TensorArg;
   /** float32 [1]: rows that are not ignored */
   count: TensorArg;
+  /** float32 [M, 2]: the largest z of the row and sum(exp(z - largest)), not their lse, which rounds if it is large; ignored rows: 0, 0 */
+  statistics: TensorArg;
   rows: number;
   cols: number;
-  ignoreIndex: number;
-  mean: boolean;
 }
 
-export interface CrossEntropyBackwardParams {
+export interface CrossEntropyBackwardParams extends CrossEntropyRule {
   logits: TensorArg;
   /** as for the forward pass, a kernel error included */
   targets: TensorArg;
   count: TensorArg;
-  /** float32 [1] */
+  statistics: TensorArg;
+  /** float32 [1], or [M] without a reduction */
   dLoss: TensorArg;
-  /** [M, V] */
+  /** [M, V]; 0 in ignored rows */
   dLogits: TensorArg;
   rows: number;
   cols: number;
-  ignoreIndex: number;
-  mean: boolean;
+}
+
+/**
+ * The loss of logits = x weight^T + bias, which are never there whole: at most blockRows x blockCols of them are held at a time, in float32.
+ */
+export interface LinearCrossEntropyShape {
+  /** M */
+  rows: number;
+  /** V */
+  vocabulary: number;
+  /** K */
+  features: number;
+  blockRows: number;
+  blockCols: number;
+}
+
+export interface LinearCrossEntropyParams extends CrossEntropyRule, LinearCrossEntropyShape {
+  /** [M, K] */
+  x: TensorArg;
+  /** [V, K] */
+  weight: TensorArg;
+  /** [V] or null */
+  bias: TensorArg | null;
+  /** int32 [M]; equal to ignoreIndex or in 0..V-1, anything else is a kernel error */
+  targets: TensorArg;
+  /** loss, count and statistics are as for {@link CrossEntropyParams} */
+  loss: TensorArg;
+  count: TensorArg;
+  statistics: TensorArg;
+  /** float32 [blockRows * (blockCols + 8)]: 32 bytes about each row of a block, and its logits */
+  workspace: TensorArg;
+}
+
+export interface LinearCrossEntropyBackwardParams extends CrossEntropyRule, LinearCrossEntropyShape {
+  x: TensorArg;
+  weight: TensorArg;
+  bias: TensorArg | null;
+  /** as for the forward pass, a kernel error included */
+  targets: TensorArg;
+  count: TensorArg;
+  statistics: TensorArg;
+  /** float32 [1], or [M] without a reduction */
+  dLoss: TensorArg;
+  /** [M, K] or null if not wanted */
+  dX: TensorArg | null;
+  /** [V, K] or null if not wanted */
+  dWeight: TensorArg | null;
+  /** [V] or null if not wanted */
+  dBias: TensorArg | null;
+  workspace: TensorArg;
+  /** float32 [M, K], workspace: where dX is summed over blocks of columns. Null if it is float32 itself or there is one such block. */
+  dXSum: TensorArg | null;
+  /** float32 [blockCols, K], workspace: where dWeight is summed over blocks of rows. Null if it is float32 itself or there is one such block. */
+  dWeightSum: TensorArg | null;
+  /** float32 [blockCols], workspace: the same for dBias */
+  dBiasSum: TensorArg | null;
 }
 
 /**
@@ -399,6 +534,43 @@ export interface FlashAttentionBackwardParams extends AttentionShape {
   delta: TensorArg;
 }
 
+/** Two results of attention over disjoint keys become that over all; D is any size. */
+export interface MergeAttentionStatesParams {
+  /** [B, S, H, D] */
+  outA: TensorArg;
+  /** float32 [B, H, S]; -Infinity: no key, and outA of that query is not looked at */
+  lseA: TensorArg;
+  outB: TensorArg;
+  lseB: TensorArg;
+  /** [B, S, H, D] = exp(lseA - lse) outA + exp(lseB - lse) outB; 0 where lse is -Infinity */
+  out: TensorArg;
+  /** float32 [B, H, S] = log(exp(lseA) + exp(lseB)) */
+  lse: TensorArg;
+  batch: number;
+  queries: number;
+  heads: number;
+  headDim: number;
+}
+
+export interface MergeAttentionStatesBackwardParams {
+  outA: TensorArg;
+  lseA: TensorArg;
+  outB: TensorArg;
+  lseB: TensorArg;
+  dOut: TensorArg;
+  /** float32 [B, H, S] or null: gradient of lse */
+  dLse: TensorArg | null;
+  dOutA: TensorArg;
+  /** float32 [B, H, S] */
+  dLseA: TensorArg;
+  dOutB: TensorArg;
+  dLseB: TensorArg;
+  batch: number;
+  queries: number;
+  heads: number;
+  headDim: number;
+}
+
 export interface KvCacheAppendParams {
   /** [B, S, rowSize] */
   x: TensorArg;
@@ -450,11 +622,16 @@ export interface BackendOps {
   embeddingBackward(params: EmbeddingBackwardParams): void;
   rmsNorm(params: RmsNormParams): void;
   rmsNormBackward(params: RmsNormBackwardParams): void;
+  layerNorm(params: LayerNormParams): void;
+  layerNormBackward(params: LayerNormBackwardParams): void;
+  dropout(params: DropoutParams): void;
   rope(params: RopeParams): void;
   gatedActivation(params: GatedActivationParams): void;
   gatedActivationBackward(params: GatedActivationBackwardParams): void;
   crossEntropy(params: CrossEntropyParams): void;
   crossEntropyBackward(params: CrossEntropyBackwardParams): void;
+  linearCrossEntropy(params: LinearCrossEntropyParams): void;
+  linearCrossEntropyBackward(params: LinearCrossEntropyBackwardParams): void;
   quantizeTernary(params: QuantizeTernaryParams): void;
   dequantizeTernary(params: DequantizeTernaryParams): void;
   quantizeActivations(params: QuantizeActivationsParams): void;
@@ -464,6 +641,8 @@ export interface BackendOps {
   bitLinearWeightBackward(params: BitLinearWeightBackwardParams): void;
   flashAttention(params: FlashAttentionParams): void;
   flashAttentionBackward(params: FlashAttentionBackwardParams): void;
+  mergeAttentionStates(params: MergeAttentionStatesParams): void;
+  mergeAttentionStatesBackward(params: MergeAttentionStatesBackwardParams): void;
   kvCacheAppend(params: KvCacheAppendParams): void;
   adamw(params: AdamWParams): void;
   globalNorm(params: GlobalNormParams): void;

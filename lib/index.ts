@@ -39,6 +39,7 @@ export { add, mul } from './ops/binary.js';
 export { bitLinear } from './ops/bit-linear.js';
 export { cast } from './ops/cast.js';
 export { crossEntropy, type CrossEntropyOptions } from './ops/cross-entropy.js';
+export { dropout } from './ops/dropout.js';
 export { embedding } from './ops/embedding.js';
 export {
   flashAttention,
@@ -46,12 +47,16 @@ export {
   type FlashAttentionOptions,
   type KvCache,
 } from './ops/flash-attention.js';
-export { relu2Glu, swiglu } from './ops/gated-activation.js';
+export { geglu, relu2Glu, swiglu, type GegluOptions } from './ops/gated-activation.js';
+export { layerNorm, type LayerNormOptions } from './ops/layer-norm.js';
 export { linear } from './ops/linear.js';
+export { linearCrossEntropy, type LinearCrossEntropyOptions } from './ops/linear-cross-entropy.js';
+export { mergeAttentionStates } from './ops/merge-attention-states.js';
 export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
 export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
 export { rope, type RopeOptions } from './ops/rope.js';
+export type { RopeScaling } from './ops/rope-scaling.js';
 export { scale } from './ops/scale.js';
 export { argmax, softmax } from './ops/softmax.js';
 export { mean, sum, type ReduceOptions } from './ops/sum.js';
@@ -61,6 +66,7 @@ export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
 export { applyLora, loadLora, LoraAdapter, loraState, mergeLora, saveLora, type LoraOptions } from './nn/lora.js';
+export { LayerNorm } from './nn/layer-norm.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig, type Placement } from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';

@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { FLOAT_DTYPES, type DType } from '../lib/dtype.js';
+import type { RopeScaling } from '../lib/index.js';
 
 /**
  * The one list of what is tested and timed: shapes, dtypes, options and tolerance families of every op. Tests run every case on every backend
@@ -205,6 +206,7 @@ export interface RmsNormCase extends Case {
   readonly shape: readonly number[];
   readonly weight: boolean;
   readonly eps?: number;
+  readonly residual?: boolean;
 }
 
 export const rmsNormCases: OpCases<RmsNormCase> = {
@@ -219,8 +221,66 @@ export const rmsNormCases: OpCases<RmsNormCase> = {
     { name: '2x3x65', shape: [2, 3, 65], weight: true },
     { name: '129x127', shape: [129, 127], weight: true },
     { name: '63x129, eps 0.1', shape: [63, 129], weight: true, eps: 0.1 },
+    { name: 'one element and a residual', shape: [1], weight: true, residual: true },
+    { name: '9x65, a residual, no weight', shape: [9, 65], weight: false, residual: true },
+    { name: '2x3x64, a residual', shape: [2, 3, 64], weight: true, residual: true },
+    { name: '129x131, a residual', shape: [129, 131], weight: true, residual: true },
   ],
-  bench: [{ name: '2048x2048', shape: [2048, 2048], weight: true }],
+  bench: [
+    { name: '2048x2048', shape: [2048, 2048], weight: true },
+    { name: '2048x2048, a residual', shape: [2048, 2048], weight: true, residual: true },
+  ],
+};
+
+export interface LayerNormCase extends RmsNormCase {
+  readonly bias: boolean;
+  /** Mean of x. Default 0. */
+  readonly mean?: number;
+}
+
+export const layerNormCases: OpCases<LayerNormCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'a vector of 3', shape: [3], weight: true, bias: true },
+    { name: 'a vector, no weight', shape: [9], weight: false, bias: true },
+    { name: '9x63', shape: [9, 63], weight: true, bias: true },
+    { name: '3x64, neither', shape: [3, 64], weight: false, bias: false },
+    { name: '2x3x65, no bias', shape: [2, 3, 65], weight: true, bias: false },
+    { name: '129x127', shape: [129, 127], weight: true, bias: true },
+    { name: '63x129, eps 0.1', shape: [63, 129], weight: true, bias: true, eps: 0.1 },
+    { name: 'a mean of 8', shape: [9, 65], weight: true, bias: true, mean: 8 },
+    { name: '9x65, a residual, no weight', shape: [9, 65], weight: false, bias: true, residual: true },
+    { name: '2x3x64, a residual', shape: [2, 3, 64], weight: true, bias: true, residual: true },
+    { name: '129x131, a residual', shape: [129, 131], weight: true, bias: true, residual: true },
+  ],
+  bench: [
+    { name: '2048x2048', shape: [2048, 2048], weight: true, bias: true },
+    { name: '2048x2048, a residual', shape: [2048, 2048], weight: true, bias: true, residual: true },
+  ],
+};
+
+export interface DropoutCase extends Case {
+  readonly shape: readonly number[];
+  readonly p: number;
+  /** Where the library's generator stands. */
+  readonly seed: number;
+  readonly offset: number;
+}
+
+export const dropoutCases: OpCases<DropoutCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'a scalar', shape: [], p: 0.5, seed: 1, offset: 0 },
+    { name: '3', shape: [3], p: 0.5, seed: 2, offset: 7 },
+    { name: '9x7', shape: [9, 7], p: 0.1, seed: 3, offset: 2 ** 32 - 3 },
+    { name: '64', shape: [64], p: 0.9, seed: 2 ** 53 - 1, offset: 1 },
+    { name: '3x1x65', shape: [3, 1, 65], p: 0.25, seed: 2 ** 32, offset: 2 ** 40 },
+    { name: '127x129', shape: [127, 129], p: 0.17, seed: 6, offset: 2 ** 32 - 1000 },
+    { name: 'a task and one', shape: [16385], p: 0.5, seed: 7, offset: 0 },
+  ],
+  bench: [{ name: '2048x2048', shape: [2048, 2048], p: 0.1, seed: 1, offset: 0 }],
 };
 
 export interface RopeCase extends Case {
@@ -233,7 +293,31 @@ export interface RopeCase extends Case {
   readonly theta?: number;
   readonly rotaryDim?: number;
   readonly interleaved?: boolean;
+  readonly scaling?: RopeScaling;
 }
+
+/** Of a small model: with theta 10000, 5 pairs, or 3, have wavelengths kept, between, and divided. */
+const LLAMA3 = { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 512 } as const;
+const LINEAR = { type: 'linear', factor: 4 } as const;
+
+/** Every combination of the options with a scaling. */
+const SCALED_ROPE_CASES: readonly RopeCase[] = [LINEAR, LLAMA3].flatMap((scaling) =>
+  [10, 6].flatMap((rotaryDim) =>
+    [false, true].flatMap((interleaved) =>
+      ([1000, 'each', 'shared'] as const).map((positions) => ({
+        name: `${scaling.type}, ${rotaryDim} of 10, ${interleaved ? 'interleaved' : 'halves'}, positions ${positions}`,
+        batch: 2,
+        sequence: 9,
+        heads: 3,
+        headDim: 10,
+        positions,
+        rotaryDim,
+        interleaved,
+        scaling,
+      })),
+    ),
+  ),
+);
 
 export const ropeCases: OpCases<RopeCase> = {
   dtypes: FLOAT_DTYPES,
@@ -258,6 +342,16 @@ export const ropeCases: OpCases<RopeCase> = {
     { name: 'positions for all entries', batch: 3, sequence: 9, heads: 1, headDim: 18, positions: 'shared' },
     { name: 'theta 500000', batch: 1, sequence: 63, heads: 1, headDim: 128, theta: 500000 },
     { name: 'far positions', batch: 1, sequence: 3, heads: 1, headDim: 256, positions: 100000 },
+    {
+      name: 'far positions, scaled',
+      batch: 1,
+      sequence: 3,
+      heads: 1,
+      headDim: 256,
+      positions: 100000,
+      scaling: LLAMA3,
+    },
+    ...SCALED_ROPE_CASES,
   ],
   bench: [{ name: '4x1024x16x64', batch: 4, sequence: 1024, heads: 16, headDim: 64 }],
 };
@@ -283,7 +377,10 @@ export interface CrossEntropyCase extends Case {
   readonly ignoreIndex?: number;
   /** Every how many-th row is ignored. Default none. */
   readonly ignoreEvery?: number;
-  readonly reduction?: 'mean' | 'sum';
+  readonly reduction?: 'mean' | 'sum' | 'none';
+  readonly labelSmoothing?: number;
+  readonly zLoss?: number;
+  readonly softcap?: number;
   readonly spread?: number;
 }
 
@@ -301,8 +398,90 @@ export const crossEntropyCases: OpCases<CrossEntropyCase> = {
     { name: '3x127, summed, all ignored', rows: 3, vocabulary: 127, ignoreEvery: 1, reduction: 'sum' },
     { name: 'large logits', rows: 9, vocabulary: 65, spread: 30 },
     { name: '3x2051', rows: 3, vocabulary: 2051 },
+    { name: '65x127, a loss for each row', rows: 65, vocabulary: 127, reduction: 'none', ignoreEvery: 4 },
+    { name: '9x65, smoothed', rows: 9, vocabulary: 65, labelSmoothing: 0.1 },
+    { name: '9x63, smoothed over all', rows: 9, vocabulary: 63, labelSmoothing: 1, reduction: 'sum' },
+    { name: '9x129, z-loss', rows: 9, vocabulary: 129, zLoss: 0.01 },
+    { name: '9x64, softcap', rows: 9, vocabulary: 64, softcap: 2, spread: 3 },
+    { name: '1x1025, softcap', rows: 1, vocabulary: 1025, softcap: 30 },
+    {
+      name: '65x129, everything',
+      rows: 65,
+      vocabulary: 129,
+      labelSmoothing: 0.2,
+      zLoss: 0.001,
+      softcap: 15,
+      ignoreEvery: 5,
+      spread: 8,
+    },
+    {
+      name: '3x2049, everything, a loss for each row',
+      rows: 3,
+      vocabulary: 2049,
+      labelSmoothing: 0.05,
+      zLoss: 0.0001,
+      softcap: 5,
+      reduction: 'none',
+    },
   ],
   bench: [{ name: '128x32000', rows: 128, vocabulary: 32000 }],
+};
+
+export interface LinearCrossEntropyCase extends CrossEntropyCase {
+  readonly features: number;
+  readonly bias?: boolean;
+}
+
+const ALL_LOSS_OPTIONS = { labelSmoothing: 0.1, zLoss: 0.001, softcap: 10 };
+
+export const linearCrossEntropyCases: OpCases<LinearCrossEntropyCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: '1x1x1', rows: 1, vocabulary: 1, features: 1 },
+    { name: '1x129x9', rows: 1, vocabulary: 129, features: 9 },
+    { name: '3x1x64', rows: 3, vocabulary: 1, features: 64, bias: true },
+    { name: '9x63x65', rows: 9, vocabulary: 63, features: 65 },
+    { name: '64x65x33, every third ignored', rows: 64, vocabulary: 65, features: 33, ignoreEvery: 3, bias: true },
+    { name: '65x64x17, summed', rows: 65, vocabulary: 64, features: 17, reduction: 'sum' },
+    { name: '127x9x3, a loss for each row', rows: 127, vocabulary: 9, features: 3, reduction: 'none', ignoreEvery: 4 },
+    { name: '3x127x9, all ignored', rows: 3, vocabulary: 127, features: 9, ignoreEvery: 1, bias: true },
+    { name: '9x129x64, smoothed', rows: 9, vocabulary: 129, features: 64, labelSmoothing: 0.1 },
+    { name: '9x64x63, z-loss', rows: 9, vocabulary: 64, features: 63, zLoss: 0.01 },
+    { name: '9x65x16, softcap', rows: 9, vocabulary: 65, features: 16, softcap: 5 },
+    { name: '63x129x9, everything', rows: 63, vocabulary: 129, features: 9, bias: true, ...ALL_LOSS_OPTIONS },
+    { name: 'large logits', rows: 9, vocabulary: 65, features: 16, spread: 8 },
+    { name: '1027x9x3, two blocks of rows', rows: 1027, vocabulary: 9, features: 3, reduction: 'none', bias: true },
+  ],
+  bench: [
+    { name: '1024x2048x192', rows: 1024, vocabulary: 2048, features: 192 },
+    { name: '1024x32768x512', rows: 1024, vocabulary: 32768, features: 512, spread: 0.02 },
+  ],
+};
+
+export interface MergeCase extends Case {
+  /** Of out: [B, S, H, D] or [total, H, D]. */
+  readonly shape: readonly number[];
+  /** Standard deviation of the lse. Default 1. */
+  readonly spread?: number;
+  /** Every how many-th query saw no key on the one side, and as many on the other; every fifth none at all. Default none. */
+  readonly missing?: number;
+}
+
+export const mergeAttentionStatesCases: OpCases<MergeCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    { name: 'one number', shape: [1, 1, 1, 1] },
+    { name: 'packed', shape: [9, 3, 64] },
+    { name: 'packed, queries without keys', shape: [65, 2, 9], missing: 3 },
+    { name: '2x9x3x63', shape: [2, 9, 3, 63] },
+    { name: '3x65x2x65, far apart', shape: [3, 65, 2, 65], spread: 8 },
+    { name: '2x63x3x16, queries without keys', shape: [2, 63, 3, 16], missing: 4 },
+    { name: '1x3x129x127', shape: [1, 3, 129, 127] },
+    { name: '1x1x3x300', shape: [1, 1, 3, 300] },
+  ],
+  bench: [{ name: '1x1024x12x64', shape: [1, 1024, 12, 64] }],
 };
 
 export interface AttentionCase extends Case {

@@ -16,6 +16,7 @@ import { crossEntropy } from '../ops/cross-entropy.js';
 import { embedding } from '../ops/embedding.js';
 import type { KvCache } from '../ops/flash-attention.js';
 import { linear } from '../ops/linear.js';
+import { linearCrossEntropy } from '../ops/linear-cross-entropy.js';
 import { reshape } from '../ops/reshape.js';
 import { tidy } from '../scope.js';
 import { randn, type Tensor } from '../tensor.js';
@@ -33,6 +34,12 @@ export interface CausalLMConfig extends LayerConfig {
 /** What has to be said of a {@link CausalLM}; the rest has the defaults of {@link LayerConfig}. */
 export type CausalLMOptions = Partial<CausalLMConfig> &
   Pick<CausalLMConfig, 'vocabulary' | 'layers' | 'hidden' | 'heads' | 'intermediate'>;
+
+/**
+ * Up to so many logits `loss` holds them. Beyond, computing them a second time, a third more work for the output projection, is less to pay
+ * than their memory, twice 64 MB and more.
+ */
+const MOST_LOGITS = 2 ** 24;
 
 const CONFIG_KEYS: readonly (keyof CausalLMConfig)[] = [
   'vocabulary',
@@ -144,22 +151,12 @@ export class CausalLM extends Module {
    * @returns [B, S, V].
    */
   forward(ids: Tensor, cache?: readonly KvCache[]): Tensor {
-    checkTensor('CausalLM.forward', 'ids', ids, ['int32']);
-    checkShape('CausalLM.forward', 'ids', ids, ['B', 'S']);
-    if (cache && cache.length !== this.layers.length) {
-      throw new ShapeError(`CausalLM.forward: expected ${this.layers.length} caches, one a layer, got ${cache.length}`);
-    }
-    return tidy(() => {
-      const tokens = embedding(this.embedding, ids);
-      const mixed = cache
-        ? this.layers.reduce((x, layer, i) => layer.forward(x, cache[i]), tokens)
-        : runLayers(this.layers, tokens, this._checkpointConfig);
-      return linear(this.norm.forward(mixed), this.head ?? this.embedding);
-    });
+    return tidy(() => linear(this.features(ids, cache), this.head ?? this.embedding));
   }
 
   /**
-   * The mean cross entropy of the next token, in nats.
+   * The mean cross entropy of the next token, in nats. More than 2^24 logits (64 MB in float32) are never held at once, see
+   * {@link linearCrossEntropy}.
    *
    * @param ids int32 [B, S].
    * @param targets int32 [B, S]: the token after each; -100 counts for nothing.
@@ -167,10 +164,28 @@ export class CausalLM extends Module {
    */
   loss(ids: Tensor, targets: Tensor): Tensor {
     return tidy(() => {
-      const logits = this.forward(ids);
-      const rows = logits.size / this.config.vocabulary;
-      return crossEntropy(reshape(logits, [rows, this.config.vocabulary]), reshape(targets, [rows]));
+      const { vocabulary, hidden } = this.config;
+      const head = this.head ?? this.embedding;
+      const features = this.features(ids);
+      const rows = features.size / hidden;
+      const flat = reshape(targets, [rows]);
+      if (rows * vocabulary > MOST_LOGITS) return linearCrossEntropy(reshape(features, [rows, hidden]), head, flat);
+      return crossEntropy(reshape(linear(features, head), [rows, vocabulary]), flat);
     });
+  }
+
+  /** What the output projection is applied to, [B, S, hidden]. */
+  private features(ids: Tensor, cache?: readonly KvCache[]): Tensor {
+    checkTensor('CausalLM.forward', 'ids', ids, ['int32']);
+    checkShape('CausalLM.forward', 'ids', ids, ['B', 'S']);
+    if (cache && cache.length !== this.layers.length) {
+      throw new ShapeError(`CausalLM.forward: expected ${this.layers.length} caches, one a layer, got ${cache.length}`);
+    }
+    const tokens = embedding(this.embedding, ids);
+    const mixed = cache
+      ? this.layers.reduce((x, layer, i) => layer.forward(x, cache[i]), tokens)
+      : runLayers(this.layers, tokens, this._checkpointConfig);
+    return this.norm.forward(mixed);
   }
 
   /** Packs the weights of all ternary layers and makes every tensor constant: the model can only be run from now on. */

@@ -14,6 +14,7 @@ import {
 } from '../check.js';
 import { OptionError } from '../errors.js';
 import { empty, fromBytes, type Tensor } from '../tensor.js';
+import { checkRopeScaling, ropeFrequencies, type RopeScaling } from './rope-scaling.js';
 
 /** Options of {@link rope}. */
 export interface RopeOptions {
@@ -28,10 +29,13 @@ export interface RopeOptions {
   rotaryDim?: number;
   /** Pair features (2i, 2i+1) instead of (i, i + rotaryDim/2). Default false, as Llama checkpoints in Transformers have it. */
   interleaved?: boolean;
+  /** Stretches the frequencies over a longer context. Default none. */
+  scaling?: RopeScaling;
 }
 
 /**
- * Rotary position embedding (Su et al., "RoFormer", 2021): pair i of each head is rotated by the angle position · theta^(-2i/rotaryDim).
+ * Rotary position embedding (Su et al., "RoFormer", 2021): pair i of each head is rotated by the angle position · theta^(-2i/rotaryDim),
+ * its frequency scaled if asked for.
  *
  * @param x [B, S, H, D], float dtype.
  * @returns the same shape and dtype.
@@ -40,14 +44,15 @@ export interface RopeOptions {
 export function rope(x: Tensor, options: RopeOptions = {}): Tensor {
   checkFloat('rope', 'x', x);
   checkShape('rope', 'x', x, ['B', 'S', 'H', 'D']);
-  checkOptions('rope', options, ['positions', 'theta', 'rotaryDim', 'interleaved']);
+  checkOptions('rope', options, ['positions', 'theta', 'rotaryDim', 'interleaved', 'scaling']);
   const [batch, sequence, heads, headDim] = x.shape;
   const theta = checkPositive('rope', 'theta', options.theta ?? 10000);
   const interleaved = checkBoolean('rope', 'interleaved', options.interleaved ?? false);
   const rotaryDim = checkInteger('rope', 'rotaryDim', options.rotaryDim ?? headDim, 2, Math.min(headDim, 256));
   if (rotaryDim % 2 !== 0) throw new OptionError(`rope: expected an even rotaryDim, got ${rotaryDim}`);
+  const scaling = options.scaling === undefined ? null : checkRopeScaling('rope', options.scaling);
   const positions = positionsOf(x, options.positions ?? 0, batch, sequence);
-  const frequencies = Array.from({ length: rotaryDim / 2 }, (_, i) => theta ** ((-2 * i) / rotaryDim));
+  const frequencies = ropeFrequencies(rotaryDim, theta, scaling);
   const shared = { tokens: batch * sequence, heads, headDim, frequencies, interleaved };
   const out = empty('rope', x.shape, x.dtype, x.device);
   x.device.backend.rope({ ...shared, x: x.arg, positions: positions.arg, out: out.arg, inverse: false });

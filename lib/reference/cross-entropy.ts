@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { CrossEntropyBackwardParams, CrossEntropyParams, TensorArg } from '../backend.js';
+import type { CrossEntropyBackwardParams, CrossEntropyParams, CrossEntropyRule, TensorArg } from '../backend.js';
 import { clear, load, store, view, type Fail } from './buffer.js';
 
 /** The targets, or null after `fail` if one of them is neither a column nor ignoreIndex. */
-function checkedTargets(targets: TensorArg, cols: number, ignoreIndex: number, fail: Fail): ArrayLike<number> | null {
+export function checkedTargets(
+  targets: TensorArg,
+  cols: number,
+  ignoreIndex: number,
+  fail: Fail,
+): ArrayLike<number> | null {
   const values = view(targets);
   for (let row = 0; row < values.length; row++) {
     const target = values[row];
@@ -17,55 +22,122 @@ function checkedTargets(targets: TensorArg, cols: number, ignoreIndex: number, f
   return values;
 }
 
-/** log(sum of exp(row)), from the differences to the maximum so that nothing overflows. */
-function logSumExp(row: Float64Array): number {
-  let max = -Infinity;
-  for (let i = 0; i < row.length; i++) max = Math.max(max, row[i]);
-  if (max === -Infinity) return -Infinity;
-  let total = 0;
-  for (let i = 0; i < row.length; i++) total += Math.exp(row[i] - max);
-  return max + Math.log(total);
+/** z = softcap * tanh(logits / softcap), or the logits themselves if softcap is 0. */
+function capped(logits: Float64Array, softcap: number): Float64Array {
+  return softcap > 0 ? logits.map((logit) => softcap * Math.tanh(logit / softcap)) : logits;
+}
+
+/** z of a row, its largest and sum(exp(z - largest)), in which nothing overflows. */
+function softmaxOf(logits: Float64Array, softcap: number): { z: Float64Array; largest: number; sum: number } {
+  const z = capped(logits, softcap);
+  let largest = -Infinity;
+  for (let i = 0; i < z.length; i++) largest = Math.max(largest, z[i]);
+  let sum = 0;
+  for (let i = 0; i < z.length; i++) sum += Math.exp(z[i] - largest);
+  return { z, largest, sum };
+}
+
+/** What one row costs, and its share of `statistics`. */
+export function rowLoss(
+  logits: Float64Array,
+  target: number,
+  { labelSmoothing, zLoss, softcap }: CrossEntropyRule,
+): { loss: number; largest: number; sum: number } {
+  const { z, largest, sum } = softmaxOf(logits, softcap);
+  // lse = largest + logSum. The largest is subtracted first: it may be so large that the sum would round.
+  const logSum = Math.log(sum);
+  let loss = 0;
+  if (labelSmoothing < 1) loss += (1 - labelSmoothing) * (largest - z[target] + logSum);
+  if (labelSmoothing > 0) {
+    const mean = z.reduce((total, value) => total + value, 0) / z.length;
+    loss += labelSmoothing * (largest - mean + logSum);
+  }
+  if (zLoss > 0) loss += zLoss * (largest + logSum) ** 2;
+  return { loss, largest, sum };
 }
 
 /**
- * loss = sum over the rows m that are not ignored of lse[m] - logits[m, targets[m]], divided by their count if mean,
- * with lse[m] = log(sum over i of exp(logits[m, i])); logits [rows, cols], targets [rows]. 0 if every row is ignored.
+ * Gradient of a row's loss, times `incoming`. With p = exp(z - lse) and V classes,
+ * dz[i] = p[i] * (1 + 2 * zLoss * lse) - labelSmoothing / V - (1 - labelSmoothing) * [i = target]; the softcap multiplies it by
+ * 1 - tanh(logits[i] / softcap)^2 = 1 - (z[i] / softcap)^2. Sums again, because `statistics` are rounded to float32.
  */
-export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
-  const { logits, targets, loss, count, rows, cols, ignoreIndex, mean } = params;
-  const target = checkedTargets(targets, cols, ignoreIndex, fail);
-  if (!target) return clear(loss, count);
-  const values = load(logits);
+export function rowGradient(
+  logits: Float64Array,
+  target: number,
+  incoming: number,
+  { labelSmoothing, zLoss, softcap }: CrossEntropyRule,
+): Float64Array {
+  const { z, largest, sum } = softmaxOf(logits, softcap);
+  const weight = zLoss > 0 ? 1 + 2 * zLoss * (largest + Math.log(sum)) : 1;
+  return z.map((value, i) => {
+    const wanted = labelSmoothing / z.length + (i === target ? 1 - labelSmoothing : 0);
+    const dZ = ((Math.exp(value - largest) / sum) * weight - wanted) * incoming;
+    return softcap > 0 ? dZ * (1 - (value / softcap) ** 2) : dZ;
+  });
+}
+
+/** The rows' losses as the contract's `loss` and `count`. */
+export function reduceLosses(
+  losses: Float64Array,
+  target: ArrayLike<number>,
+  { ignoreIndex, reduction }: CrossEntropyRule,
+  loss: TensorArg,
+  count: TensorArg,
+): void {
   let total = 0;
   let counted = 0;
-  for (let m = 0; m < rows; m++) {
+  for (let m = 0; m < losses.length; m++) {
     if (target[m] === ignoreIndex) continue;
-    total += logSumExp(values.subarray(m * cols, (m + 1) * cols)) - values[m * cols + target[m]];
+    total += losses[m];
     counted++;
   }
-  store(loss, [mean && counted > 0 ? total / counted : total]);
   store(count, [counted]);
+  if (reduction === 'none') store(loss, losses);
+  else store(loss, [reduction === 'mean' && counted > 0 ? total / counted : total]);
 }
 
-/**
- * dLogits[m, i] = (exp(logits[m, i] - lse[m]) - [i = targets[m]]) * dLoss, divided by count if mean; 0 in ignored rows.
- * dLogits is [rows, cols].
- */
+/** The gradient of each row's loss, from that of `loss`. */
+export function incomingGradients(
+  rows: number,
+  dLoss: TensorArg,
+  count: TensorArg,
+  reduction: CrossEntropyRule['reduction'],
+): Float64Array {
+  if (reduction === 'none') return load(dLoss);
+  const divisor = reduction === 'mean' ? load(count)[0] : 1; // 0 if no row uses it
+  return new Float64Array(rows).fill(load(dLoss)[0] / divisor);
+}
+
+/** See {@link rowLoss}; logits [rows, cols], targets [rows]. */
+export function crossEntropy(params: CrossEntropyParams, fail: Fail): void {
+  const { logits, targets, loss, count, statistics, rows, cols } = params;
+  const target = checkedTargets(targets, cols, params.ignoreIndex, fail);
+  if (!target) return clear(loss, count, statistics);
+  const values = load(logits);
+  const losses = new Float64Array(rows);
+  const perRow = new Float64Array(2 * rows);
+  for (let m = 0; m < rows; m++) {
+    if (target[m] === params.ignoreIndex) continue;
+    const row = rowLoss(values.subarray(m * cols, (m + 1) * cols), target[m], params);
+    losses[m] = row.loss;
+    perRow.set([row.largest, row.sum], 2 * m);
+  }
+  store(statistics, perRow);
+  reduceLosses(losses, target, params, loss, count);
+}
+
+/** See {@link rowGradient}; dLogits [rows, cols] is 0 in ignored rows. */
 export function crossEntropyBackward(params: CrossEntropyBackwardParams, fail: Fail): void {
-  const { logits, targets, count, dLoss, dLogits, rows, cols, ignoreIndex, mean } = params;
-  const target = checkedTargets(targets, cols, ignoreIndex, fail);
+  const { logits, targets, count, dLoss, dLogits, rows, cols } = params;
+  const target = checkedTargets(targets, cols, params.ignoreIndex, fail);
   if (!target) return clear(dLogits);
   const values = load(logits);
-  const factor = mean ? load(dLoss)[0] / load(count)[0] : load(dLoss)[0]; // count 0: no row uses it
+  const incoming = incomingGradients(rows, dLoss, count, params.reduction);
+  const result = new Float64Array(values.length);
   for (let m = 0; m < rows; m++) {
+    if (target[m] === params.ignoreIndex) continue;
     const row = values.subarray(m * cols, (m + 1) * cols);
-    if (target[m] === ignoreIndex) {
-      row.fill(0);
-      continue;
-    }
-    const lse = logSumExp(row);
-    for (let i = 0; i < cols; i++) row[i] = Math.exp(row[i] - lse) * factor;
-    row[target[m]] -= factor;
+    result.set(rowGradient(row, target[m], incoming[m], params), m * cols);
   }
-  store(dLogits, values);
+  store(dLogits, result);
 }

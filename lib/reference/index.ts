@@ -6,12 +6,16 @@ import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from '.
 import { adamw } from './adamw.js';
 import type { ReferenceBuffer } from './buffer.js';
 import { crossEntropy, crossEntropyBackward } from './cross-entropy.js';
+import { dropout } from './dropout.js';
 import { binary, cast, fill, scale, transpose } from './elementwise.js';
 import { embedding, embeddingBackward } from './embedding.js';
 import { flashAttention, flashAttentionBackward } from './flash-attention.js';
 import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
 import { kvCacheAppend } from './kv-cache.js';
+import { layerNorm, layerNormBackward } from './layer-norm.js';
+import { linearCrossEntropy, linearCrossEntropyBackward } from './linear-cross-entropy.js';
 import { matmul } from './matmul.js';
+import { mergeAttentionStates, mergeAttentionStatesBackward } from './merge-attention-states.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
 import { rope } from './rope.js';
@@ -113,11 +117,16 @@ export function createReferenceBackend(): Backend {
     embeddingBackward: (params) => embeddingBackward(params, failing('embeddingBackward')),
     rmsNorm,
     rmsNormBackward,
+    layerNorm,
+    layerNormBackward,
+    dropout,
     rope,
     gatedActivation,
     gatedActivationBackward,
     crossEntropy: (params) => crossEntropy(params, failing('crossEntropy')),
     crossEntropyBackward: (params) => crossEntropyBackward(params, failing('crossEntropyBackward')),
+    linearCrossEntropy: (params) => linearCrossEntropy(params, failing('linearCrossEntropy')),
+    linearCrossEntropyBackward: (params) => linearCrossEntropyBackward(params, failing('linearCrossEntropyBackward')),
     quantizeTernary,
     dequantizeTernary,
     quantizeActivations,
@@ -127,6 +136,8 @@ export function createReferenceBackend(): Backend {
     bitLinearWeightBackward,
     flashAttention,
     flashAttentionBackward,
+    mergeAttentionStates,
+    mergeAttentionStatesBackward,
     kvCacheAppend,
     adamw,
     globalNorm,

@@ -6,10 +6,14 @@ import type { OpSpec } from '../op-spec.js';
 import { addSpec, mulSpec } from './binary.js';
 import { bitLinearSpec } from './bit-linear.js';
 import { crossEntropySpec } from './cross-entropy.js';
+import { dropoutSpec } from './dropout.js';
 import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
-import { relu2GluSpec, swigluSpec } from './gated-activation.js';
+import { gegluSpec, gegluTanhSpec, relu2GluSpec, swigluSpec } from './gated-activation.js';
+import { layerNormSpec } from './layer-norm.js';
 import { linearSpec } from './linear.js';
+import { linearCrossEntropySpec } from './linear-cross-entropy.js';
+import { mergeAttentionStatesSpec } from './merge-attention-states.js';
 import { rmsNormSpec } from './rms-norm.js';
 import { ropeSpec } from './rope.js';
 import { scaleSpec } from './scale.js';
@@ -34,13 +38,19 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(linearSpec),
     visit(embeddingSpec),
     visit(rmsNormSpec),
+    visit(layerNormSpec),
+    visit(dropoutSpec),
     visit(ropeSpec),
     visit(swigluSpec),
     visit(relu2GluSpec),
+    visit(gegluSpec),
+    visit(gegluTanhSpec),
     visit(crossEntropySpec),
+    visit(linearCrossEntropySpec),
     visit(ternaryMatmulSpec),
     visit(ternaryMatmulFloatSpec),
     visit(bitLinearSpec),
     visit(flashAttentionSpec),
+    visit(mergeAttentionStatesSpec),
   ];
 }

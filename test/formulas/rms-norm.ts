@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { rmsNorm } from '../../lib/index.js';
+import { rmsNorm, Tensor } from '../../lib/index.js';
 import { sumOf, type Arithmetic } from '../arithmetic.js';
 import { rmsNormCases, type RmsNormCase } from '../cases.js';
 import type { OpSpec, Values } from '../op-spec.js';
+
+/** x + y, or x alone. */
+export function sumWith(a: Arithmetic, x: Values, y: Values | undefined): Values {
+  return y ? x.map((value, i) => a.round(value + y[i])) : x;
+}
 
 function inverseRms(a: Arithmetic, x: Values, row: number, c: RmsNormCase): number {
   const n = c.shape[c.shape.length - 1];
@@ -17,14 +22,20 @@ export const rmsNormSpec: OpSpec<RmsNormCase> = {
   cases: rmsNormCases,
   inputs(c, random) {
     const n = c.shape[c.shape.length - 1];
+    const count = c.shape.reduce((p, size) => p * size, 1);
     return {
-      x: { shape: c.shape, values: random.normals(c.shape.reduce((p, size) => p * size, 1)) },
+      x: { shape: c.shape, values: random.normals(count) },
+      ...(c.residual && { residual: { shape: c.shape, values: random.normals(count) } }),
       ...(c.weight && { weight: { shape: [n], values: random.normals(n) } }),
     };
   },
-  call: ({ x, weight }, { eps }) => ({ out: rmsNorm(x, weight ?? null, eps === undefined ? {} : { eps }) }),
-  forward(a, { x, weight }, c) {
+  call({ x, residual, weight }, { eps }) {
+    const result = rmsNorm(x, weight ?? null, { ...(eps !== undefined && { eps }), ...(residual && { residual }) });
+    return result instanceof Tensor ? { out: result } : { ...result };
+  },
+  forward(a, { x: given, residual, weight }, c) {
     const n = c.shape[c.shape.length - 1];
+    const x = sumWith(a, given, residual);
     const out = new Float64Array(x.length);
     for (let row = 0; row < x.length / n; row++) {
       const factor = inverseRms(a, x, row, c);
@@ -33,10 +44,11 @@ export const rmsNormSpec: OpSpec<RmsNormCase> = {
         out[row * n + i] = weight ? a.round(normal * weight[i]) : normal;
       }
     }
-    return { out };
+    return { out, ...(residual && { sum: x }) };
   },
-  backward(a, { x, weight }, { out: dOut }, c) {
+  backward(a, { x: given, residual, weight }, { out: dOut, sum: dSum }, c) {
     const n = c.shape[c.shape.length - 1];
+    const x = sumWith(a, given, residual);
     const dX = new Float64Array(x.length);
     const dWeight = new Float64Array(n);
     for (let row = 0; row < x.length / n; row++) {
@@ -50,6 +62,11 @@ export const rmsNormSpec: OpSpec<RmsNormCase> = {
         dWeight[i] = a.accumulate(dWeight[i] + a.round(dOut[at + i] * normal[i]));
       }
     }
-    return { x: dX, ...(weight && { weight: dWeight.map((sum) => a.round(sum)) }) };
+    const dInput = sumWith(a, dX, dSum);
+    return {
+      x: dInput,
+      ...(residual && { residual: dInput }),
+      ...(weight && { weight: dWeight.map((sum) => a.round(sum)) }),
+    };
   },
 };

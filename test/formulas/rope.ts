@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { rope } from '../../lib/index.js';
+import { rope, type RopeScaling } from '../../lib/index.js';
 import type { Arithmetic } from '../arithmetic.js';
 import { ropeCases, type RopeCase } from '../cases.js';
 import type { Input, NamedValues, OpSpec, Values } from '../op-spec.js';
@@ -11,6 +11,19 @@ function positionOf(c: RopeCase, positions: Values | undefined, token: number): 
   return positions[c.positions === 'shared' ? token % c.sequence : token];
 }
 
+/** The angle per position, by the lines of Transformers' modeling_rope_utils.py. */
+export function frequencyOf(pair: number, rotaryDim: number, theta: number, scaling: RopeScaling | undefined): number {
+  const inverse = 1 / theta ** ((2 * pair) / rotaryDim);
+  if (!scaling) return inverse;
+  if (scaling.type === 'linear') return inverse / scaling.factor;
+  const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;
+  const wavelength = (2 * Math.PI) / inverse;
+  if (wavelength < originalMaxPositions / highFreqFactor) return inverse;
+  if (wavelength > originalMaxPositions / lowFreqFactor) return inverse / factor;
+  const smooth = (originalMaxPositions / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
+  return ((1 - smooth) * inverse) / factor + smooth * inverse;
+}
+
 /** Rotates every pair by its angle times `direction`. The angle is taken exactly: only its sine and cosine are rounded. */
 function rotate(a: Arithmetic, x: Values, positions: Values | undefined, c: RopeCase, direction: 1 | -1): Values {
   const { heads, headDim, rotaryDim = headDim, theta = 10000, interleaved } = c;
@@ -18,7 +31,7 @@ function rotate(a: Arithmetic, x: Values, positions: Values | undefined, c: Rope
   for (let vector = 0; vector < x.length / headDim; vector++) {
     const position = positionOf(c, positions, Math.floor(vector / heads));
     for (let pair = 0; pair < rotaryDim / 2; pair++) {
-      const angle = direction * position * theta ** ((-2 * pair) / rotaryDim);
+      const angle = direction * position * frequencyOf(pair, rotaryDim, theta, c.scaling);
       const [sine, cosine] = [a.round(Math.sin(angle)), a.round(Math.cos(angle))];
       const first = vector * headDim + (interleaved ? 2 * pair : pair);
       const second = first + (interleaved ? 1 : rotaryDim / 2);
@@ -45,7 +58,7 @@ export const ropeSpec: OpSpec<RopeCase> = {
     return { x, positions: { shape, values, dtype: 'int32' } };
   },
   call({ x, positions }, c) {
-    const { theta, rotaryDim, interleaved } = c;
+    const { theta, rotaryDim, interleaved, scaling } = c;
     const at = positions ?? (c.positions as number | undefined);
     return {
       out: rope(x, {
@@ -53,6 +66,7 @@ export const ropeSpec: OpSpec<RopeCase> = {
         ...(theta && { theta }),
         ...(rotaryDim && { rotaryDim }),
         ...(interleaved && { interleaved }),
+        ...(scaling && { scaling }),
       }),
     };
   },

@@ -8,12 +8,14 @@ import {
   AdamW,
   CausalLM,
   clipGradNorm,
+  crossEntropy,
   device as deviceNamed,
   FormatError,
   generate,
   manualSeed,
   noGrad,
   OptionError,
+  reshape,
   tensor,
   tidy,
   type CausalLMOptions,
@@ -89,6 +91,28 @@ describeBackends((device) => {
     const [plain, checkpointed] = [await peak(false), await peak(true)];
     // What six layers keep falls to what one keeps; the logits and gradients stay.
     expect(checkpointed).toBeLessThan(plain * 0.6);
+  });
+
+  (device === 'reference' ? test.skip : test)('the loss over a large vocabulary never holds all logits', async () => {
+    const vocabulary = 2 ** 17;
+    using model = smallModel(device, { vocabulary, layers: 1, hidden: 8, heads: 1, keyHeads: 1, intermediate: 8 });
+    const { ids, targets } = tokens(device, 3, 43); // 129 rows, 2^24 logits and 64 MB are 128
+    const on = deviceNamed(device);
+    on.resetPeakMemory();
+    const before = on.memory().bytes;
+    const loss = tidy(() => {
+      const value = model.loss(ids, targets);
+      value.backward();
+      return value.detach();
+    });
+    const gradients = model.parameters().reduce((total, each) => total + each.bytes, 0);
+    expect(on.memory().peakBytes - before).toBeLessThan(3 * gradients + 8 * 2 ** 20);
+    expect(3 * gradients + 8 * 2 ** 20).toBeLessThan(129 * vocabulary * 4);
+    const expected = noGrad(() =>
+      crossEntropy(reshape(model.forward(ids), [129, vocabulary]), reshape(targets, [129])),
+    );
+    expect(Math.abs((await loss.item()) - (await expected.item()))).toBeLessThan(1e-5);
+    for (const each of [ids, targets, loss, expected]) each.dispose();
   });
 
   test('trains: the loss of one batch falls by more than half', async () => {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { DTypeError, OptionError, rope, ShapeError, type RopeOptions } from '../../lib/index.js';
+import { DTypeError, OptionError, rope, ShapeError, type RopeOptions, type RopeScaling } from '../../lib/index.js';
+import { ropeFrequencies } from '../../lib/ops/rope-scaling.js';
 import { describeBackends, describeErrors, ERROR_CODES, make } from '../harness.js';
-import { ropeSpec } from '../formulas/rope.js';
+import { frequencyOf, ropeSpec } from '../formulas/rope.js';
 import { describeGolden, describeOp } from '../op-tests.js';
 
 const GOLDEN = { batch: 2, sequence: 7, heads: 3, headDim: 64, positions: 'each' as const };
@@ -16,6 +17,48 @@ describeGolden(ropeSpec, [
 ]);
 
 describeOp(ropeSpec);
+
+/** `rope_scaling` of Llama-3.1-8B, whose theta is 500000 and head dim 128. */
+const LLAMA_3_1 = {
+  type: 'llama3',
+  factor: 8,
+  lowFreqFactor: 1,
+  highFreqFactor: 4,
+  originalMaxPositions: 8192,
+} as const;
+
+describe('the frequencies of Llama 3.1', () => {
+  const plain = ropeFrequencies(128, 500000, null);
+  const scaled = ropeFrequencies(128, 500000, LLAMA_3_1);
+
+  test('the first 29 pairs turn as before, the last 29 an eighth as fast', () => {
+    expect(plain[0]).toBe(1);
+    expect(scaled.slice(0, 29)).toEqual(plain.slice(0, 29));
+    scaled.slice(35).forEach((each, i) => expect(each / plain[35 + i]).toBeCloseTo(1 / 8, 14));
+  });
+
+  // Worked out with 40 digits.
+  const KNOWN: readonly [number, number][] = [
+    [1, 0.8146172338565447],
+    [28, 0.003211445994752591],
+    [29, 0.0021665707635033586],
+    [30, 0.0013718935677611382],
+    [31, 0.00085675141291963208],
+    [32, 0.00052484616099295467],
+    [33, 0.00031269375038406513],
+    [34, 0.00017850781276799642],
+    [35, 9.556212353964683e-5],
+    [63, 3.0689259889145111e-7],
+  ];
+  test.each(KNOWN)('pair %i has frequency %p', (pair, expected) => {
+    expect(Math.abs(scaled[pair] / expected - 1)).toBeLessThan(1e-12);
+    expect(Math.abs(frequencyOf(pair, 128, 500000, LLAMA_3_1) / expected - 1)).toBeLessThan(1e-12);
+  });
+
+  test('a linear scaling divides all', () => {
+    expect(ropeFrequencies(128, 500000, { type: 'linear', factor: 4 })).toEqual(plain.map((each) => each / 4));
+  });
+});
 
 describe('rope', () => {
   describeBackends((device) => {
@@ -64,7 +107,32 @@ describe('rope', () => {
       wrong({ interleaved: 1 as unknown as boolean }, 'rope: expected a boolean for interleaved, got 1'),
       wrong(
         { base: 3 } as RopeOptions,
-        'rope: expected only positions, theta, rotaryDim, interleaved as options, got base',
+        'rope: expected only positions, theta, rotaryDim, interleaved, scaling as options, got base',
+      ),
+      wrong({ scaling: 8 as unknown as RopeScaling }, 'rope: expected an object for scaling, got 8'),
+      wrong(
+        { scaling: { type: 'yarn', factor: 8 } as unknown as RopeScaling },
+        'rope: expected one of linear, llama3 for scaling.type, got "yarn"',
+      ),
+      wrong(
+        { scaling: { type: 'linear', factor: 0.5 } },
+        'rope: expected a finite number of at least 1 for scaling.factor, got 0.5',
+      ),
+      wrong(
+        { scaling: { ...LLAMA_3_1, type: 'linear' } as RopeScaling },
+        'rope scaling: expected only type, factor as options, got lowFreqFactor',
+      ),
+      wrong(
+        { scaling: { ...LLAMA_3_1, lowFreqFactor: 0 } },
+        'rope: expected a finite number above 0 for scaling.lowFreqFactor, got 0',
+      ),
+      wrong(
+        { scaling: { ...LLAMA_3_1, lowFreqFactor: 4 } },
+        'rope: expected scaling.highFreqFactor above scaling.lowFreqFactor 4, got 4',
+      ),
+      wrong(
+        { scaling: { ...LLAMA_3_1, originalMaxPositions: 0 } },
+        'rope: expected an integer from 1 to 2147483647 for scaling.originalMaxPositions, got 0',
       ),
       {
         message: 'rope: expected x of shape [B, S, H, D], got [2, 6]',
