@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { noGrad } from '../autograd/tape.js';
+import { isRecording, noGrad } from '../autograd/tape.js';
 import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkPositive, checkShape } from '../check.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { FormatError, OptionError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { add } from '../ops/binary.js';
 import { cast } from '../ops/cast.js';
+import { dropout } from '../ops/dropout.js';
 import { linear } from '../ops/linear.js';
 import { dequantizeTernary, quantizeTernary } from '../ops/quantize-ternary.js';
 import { scale } from '../ops/scale.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { transpose } from '../ops/transpose.js';
+import { dropoutThreshold } from '../random.js';
 import { keep, tidy } from '../scope.js';
 import { uniform, zeros, type Tensor } from '../tensor.js';
 import { Linear, TernaryLinear } from './linear.js';
@@ -24,6 +26,8 @@ export interface LoraOptions {
   rank?: number;
   /** The update counts alpha / rank times. Default 16. */
   alpha?: number;
+  /** Probability that a feature of an adapter's input is dropped while gradients are recorded; see {@link dropout}. Default 0. */
+  dropout?: number;
   /**
    * Which linear layers get an adapter: names of layers, whole (`layers.0.attention.query`) or their last parts (`query`,
    * `attention.query`), or an expression that is searched in the whole name. Default: all of them.
@@ -36,6 +40,12 @@ export interface LoraOptions {
 /** A layer that can carry an adapter. */
 type Adaptable = Linear | TernaryLinear;
 
+/** What an adapter has besides its tensors. */
+interface Scaling {
+  alpha: number;
+  dropout: number;
+}
+
 /**
  * The low-rank update of one linear layer: (alpha / rank) · (x Aᵀ) Bᵀ is added to what the layer gives (Hu et al., "LoRA: low-rank adaptation
  * of large language models", 2021). {@link applyLora} makes them.
@@ -47,13 +57,16 @@ export class LoraAdapter extends Module {
   b: Tensor;
   /** The update counts alpha / rank times. */
   readonly alpha: number;
+  /** Probability that a feature of x is dropped while gradients are recorded. */
+  readonly dropout: number;
 
   /** @internal Takes over both tensors, of one float dtype and device. */
-  constructor(a: Tensor, b: Tensor, alpha: number) {
+  constructor(a: Tensor, b: Tensor, { alpha, dropout: probability }: Scaling) {
     super();
     this.a = parameter(a);
     this.b = parameter(b);
     this.alpha = alpha;
+    this.dropout = probability;
   }
 
   /** Features of the narrow middle. */
@@ -62,7 +75,8 @@ export class LoraAdapter extends Module {
   }
 
   /**
-   * y + (alpha / rank) · (x Aᵀ) Bᵀ. The factor is applied in the middle, where there is least to multiply.
+   * y + (alpha / rank) · (dropout(x) Aᵀ) Bᵀ. The factor is applied in the middle, where there is least to multiply. Nothing is dropped under
+   * {@link noGrad}.
    *
    * @param x [..., inputs], the layer's input.
    * @param y [..., outputs], what the layer makes of it.
@@ -71,7 +85,8 @@ export class LoraAdapter extends Module {
    */
   forward(x: Tensor, y: Tensor): Tensor {
     return tidy(() => {
-      const middle = linear(as(x, this.a.dtype), this.a);
+      const kept = this.dropout > 0 && isRecording() ? dropout(x, this.dropout) : x;
+      const middle = linear(as(kept, this.a.dtype), this.a);
       const update = linear(scale(middle, this.alpha / this.rank), this.b);
       return add(y, as(update, y.dtype));
     });
@@ -164,9 +179,10 @@ function attachAdapters(model: Module, adapters: readonly { layer: Adaptable; lo
 export function applyLora(model: Module, options: LoraOptions = {}): void {
   const op = 'applyLora';
   const layers = linearLayers(op, model);
-  checkOptions(op, options, ['rank', 'alpha', 'targets', 'dtype']);
+  checkOptions(op, options, ['rank', 'alpha', 'dropout', 'targets', 'dtype']);
   const rank = checkInteger(op, 'rank', options.rank ?? 8, 1, 2 ** 31 - 1);
-  const alpha = checkPositive(op, 'alpha', options.alpha ?? 16);
+  const scaling = { alpha: checkPositive(op, 'alpha', options.alpha ?? 16), dropout: options.dropout ?? 0 };
+  dropoutThreshold(op, scaling.dropout);
   if (options.dtype !== undefined) checkOneOf(op, 'dtype', options.dtype, FLOAT_DTYPES);
   const targets = chosen(op, layers, options.targets);
   checkBare(op, targets);
@@ -184,7 +200,7 @@ export function applyLora(model: Module, options: LoraOptions = {}): void {
       const bound = 1 / Math.sqrt(inputs);
       const a = make(uniform([rank, inputs], { low: -bound, high: bound, dtype, device }));
       const b = make(zeros([outputs, rank], { dtype, device }));
-      return { layer, lora: new LoraAdapter(a, b, alpha) };
+      return { layer, lora: new LoraAdapter(a, b, scaling) };
     });
     attachAdapters(model, adapters);
   } catch (error) {
@@ -260,16 +276,20 @@ function parameterName(layer: string, which: 'a' | 'b'): string {
 const FORMAT = 'ternflash-lora';
 
 /**
- * Writes the adapters of a model, and nothing else of it, to a safetensors file; each layer's alpha is in the file's metadata. The file
- * appears whole or not at all.
+ * Writes the adapters of a model, and nothing else of it, to a safetensors file; each layer's alpha and dropout are in the file's metadata. The
+ * file appears whole or not at all.
  *
  * @throws OptionError if there is no adapter; the error of the file system.
  */
 export async function saveLora(model: Module, file: string): Promise<void> {
   const adapters = adaptersOf('saveLora', model);
   if (adapters.length === 0) throw new OptionError('saveLora: expected a model with adapters, got none');
-  const alphas = JSON.stringify(Object.fromEntries(adapters.map(({ name, lora }) => [name, lora.alpha])));
-  await writeSafetensors(file, loraState(model), { format: FORMAT, alphas });
+  const scalings = adapters.map(({ name, lora: { alpha, dropout: probability } }): [string, Scaling] => [
+    name,
+    { alpha, dropout: probability },
+  ]);
+  const layers = JSON.stringify(Object.fromEntries(scalings));
+  await writeSafetensors(file, loraState(model), { format: FORMAT, layers });
 }
 
 /**
@@ -285,13 +305,13 @@ export async function loadLora(model: Module, file: string): Promise<void> {
   const { tensors, metadata } = await readSafetensors(file, { device: 'reference' });
   const made: Tensor[] = [];
   try {
-    const alphas = readAlphas(op, file, metadata);
+    const scalings = readScalings(op, file, metadata);
     const expected = new Set(
-      Object.keys(alphas).flatMap((name) => [parameterName(name, 'a'), parameterName(name, 'b')]),
+      Object.keys(scalings).flatMap((name) => [parameterName(name, 'a'), parameterName(name, 'b')]),
     );
     const extra = [...tensors.keys()].find((name) => !expected.has(name));
     if (extra !== undefined) throw new FormatError(`${op}: expected only the adapters listed, got ${extra}`, file, 8);
-    const parts = Object.entries(alphas).map(([name, alpha]) => {
+    const parts = Object.entries(scalings).map(([name, scaling]) => {
       const layer = layers.get(name);
       if (!layer) throw new OptionError(`${op}: expected names of linear layers of this model, got ${name}`);
       const [a, b] = (['a', 'b'] as const).map((which) => {
@@ -304,14 +324,14 @@ export async function loadLora(model: Module, file: string): Promise<void> {
       checkShape(op, parameterName(name, 'b'), b, [outputs, a.shape[0]], 'to match the layer');
       const dtype = FLOAT_DTYPES.find((each) => each === a.dtype && each === b.dtype);
       if (!dtype) throw new FormatError(`${op}: expected one float dtype, got ${a.dtype} and ${b.dtype}`, file, 8);
-      return { name, layer, a, b, alpha };
+      return { name, layer, a, b, scaling };
     });
     const adapters = [];
-    for (const { layer, a, b, alpha } of parts) {
+    for (const { layer, a, b, scaling } of parts) {
       const { device } = layer.weight;
       for (const tensor of [a, b]) made.push(keep(await tensor.to({ device })));
       const [ownA, ownB] = made.slice(-2);
-      adapters.push({ layer, lora: new LoraAdapter(ownA, ownB, alpha) });
+      adapters.push({ layer, lora: new LoraAdapter(ownA, ownB, scaling) });
     }
     // Looked at last, with nothing awaited in between: two loads at once must not both find a layer bare.
     checkBare(
@@ -327,24 +347,20 @@ export async function loadLora(model: Module, file: string): Promise<void> {
   }
 }
 
-function readAlphas(op: string, file: string, metadata: Record<string, string>): Record<string, number> {
+function readScalings(op: string, file: string, metadata: Record<string, string>): Record<string, Scaling> {
   if (metadata.format !== FORMAT) {
     throw new FormatError(`${op}: expected adapters saved by saveLora, got format ${metadata.format}`, file, 8);
   }
-  let alphas: unknown;
   try {
-    alphas = JSON.parse(metadata.alphas);
+    const layers = JSON.parse(metadata.layers) as Record<string, Scaling>;
+    for (const { alpha, dropout: probability } of Object.values(layers)) {
+      checkPositive(op, 'alpha', alpha);
+      dropoutThreshold(op, probability);
+    }
+    return layers;
   } catch {
-    alphas = null;
+    throw new FormatError(`${op}: expected alpha and dropout by layer, got ${metadata.layers}`, file, 8);
   }
-  const fits =
-    typeof alphas === 'object' &&
-    alphas !== null &&
-    Object.values(alphas).every((alpha) => typeof alpha === 'number' && Number.isFinite(alpha) && alpha > 0);
-  if (!fits) {
-    throw new FormatError(`${op}: expected alphas above 0 by layer in the metadata, got ${metadata.alphas}`, file, 8);
-  }
-  return alphas as Record<string, number>;
 }
 
 /** @internal Whether any layer carries an adapter. */

@@ -333,12 +333,12 @@ describeBackends((device) => {
       },
     );
 
-    test('through checkpoints, with the same bits', async () => {
+    test.each([0, 0.5])('through checkpoints, with the same bits, dropout %d', async (dropout) => {
       const gradients = [];
       for (const enabled of [false, true]) {
         using model = smallModel(device);
         model.freeze();
-        applyLora(model);
+        applyLora(model, { dropout });
         await perturb(model);
         model.checkpointConfig = { ...model.checkpointConfig, enabled };
         const { ids, targets } = tokens(device);
@@ -347,6 +347,38 @@ describeBackends((device) => {
       }
       expect(gradients[1]).toEqual(gradients[0]);
       expect(gradients[0].every((each) => each.some((bits) => bits !== 0))).toBe(true);
+    });
+  });
+
+  describe('dropout', () => {
+    test('drops features of the adapter’s input, not of the base’s, and scales the others', async () => {
+      using layer = new Linear(64, 64, { device });
+      await write(layer.weight, new Float64Array(64 * 64).fill(1));
+      applyLora(layer, { rank: 64, alpha: 64, dropout: 0.25 });
+      const identity = Float64Array.from({ length: 64 * 64 }, (_, i) => (i % 65 === 0 ? 1 : 0));
+      const { a, b } = layer.lora as LoraAdapter;
+      await write(a, identity);
+      await write(b, identity);
+      const x = make(device, 'float32', [128, 64], new Float64Array(128 * 64).fill(1));
+      const y = await layer.forward(x).data();
+      const kept = Math.fround(1 / 0.75);
+      expect([...new Set(y)].sort()).toEqual([64, Math.fround(64 + kept)].sort());
+      const dropped = y.filter((value: number) => value === 64).length / y.length;
+      expect(Math.abs(dropped - 0.25)).toBeLessThan(5 * Math.sqrt((0.25 * 0.75) / y.length));
+    });
+
+    test('happens where gradients are recorded, and not under noGrad', async () => {
+      using model = smallModel(device);
+      applyLora(model, { dropout: 0.5 });
+      await perturb(model, 0.5);
+      const { ids } = tokens(device);
+      const evaluate = (): Promise<number[]> => bitsOf(noGrad(() => model.forward(ids)));
+      const record = (): Promise<number[]> => bitsOf(model.forward(ids));
+      expect(await evaluate()).toEqual(await evaluate());
+      expect(await record()).not.toEqual(await record());
+      model.checkpointConfig = { every: 1 };
+      expect(await record()).not.toEqual(await evaluate());
+      expect(await evaluate()).toEqual(await evaluate());
     });
   });
 
@@ -450,7 +482,7 @@ describeBackends((device) => {
         using model = smallModel(device);
         model.freeze();
         applyLora(model, { targets: ['query', 'value'], rank: 2, alpha: 3, dtype });
-        applyLora(model, { targets: ['down'], rank: 5, alpha: 7, dtype });
+        applyLora(model, { targets: ['down'], rank: 5, alpha: 7, dropout: 0.25, dtype });
         await perturb(model);
         const expected = await bitsOf(noGrad(() => model.forward(ids)));
         await saveLora(model, file(dtype));
@@ -461,7 +493,8 @@ describeBackends((device) => {
         other.freeze();
         await loadLora(other, file(dtype));
         expect(await stateBits(other, isLora)).toEqual(await stateBits(model, isLora));
-        expect(other.layers[1].mlp.down.lora?.alpha).toBe(7);
+        const { alpha, dropout } = other.layers[1].mlp.down.lora as LoraAdapter;
+        expect([alpha, dropout]).toEqual([7, 0.25]);
         expect(await bitsOf(noGrad(() => other.forward(ids)))).toEqual(expected);
         expect([...other.namedParameters().keys()]).toEqual([...model.namedParameters().keys()]);
       },
@@ -552,17 +585,24 @@ describeBackends((device) => {
           FormatError,
           'loadLora: expected adapters saved by saveLora, got format x',
         ],
-        [
-          model,
-          await write('alphas', tensors, { ...metadata, alphas: '{"layers.0.attention.query":0}' }),
-          FormatError,
-          'loadLora: expected alphas above 0 by layer in the metadata, got {"layers.0.attention.query":0}',
-        ],
+        ...(await Promise.all(
+          [
+            '{"layers.0.attention.query":{"alpha":0,"dropout":0}}',
+            '{"layers.0.attention.query":{"alpha":1,"dropout":1}}',
+            '{"layers.0.attention.query":{"alpha":1}}',
+            '{"layers.0.attention.query":null}',
+            'null',
+            '{',
+          ].map(async (layers, i): Promise<(typeof rows)[0]> => {
+            const message = `loadLora: expected alpha and dropout by layer, got ${layers}`;
+            return [model, await write(`layers-${i}`, tensors, { ...metadata, layers }), FormatError, message];
+          }),
+        )),
         [
           model,
           await write('none', tensors, { format: metadata.format }),
           FormatError,
-          'loadLora: expected alphas above 0 by layer in the metadata, got undefined',
+          'loadLora: expected alpha and dropout by layer, got undefined',
         ],
       ];
       for (const [target, from, type, message] of rows) {
@@ -585,12 +625,16 @@ describeBackends((device) => {
       [() => applyLora(model, { rank: 0 }), 'applyLora: expected an integer from 1 to 2147483647 for rank, got 0'],
       [() => applyLora(model, { alpha: -1 }), 'applyLora: expected a finite number above 0 for alpha, got -1'],
       [
+        () => applyLora(model, { dropout: 1 }),
+        'applyLora: expected a probability from 0 to below 1 for dropout, got 1',
+      ],
+      [
         () => applyLora(model, { dtype: 'int8' as 'float32' }),
         'applyLora: expected one of float32, float16, bfloat16 for dtype, got "int8"',
       ],
       [
         () => applyLora(model, { ranks: 3 } as object),
-        'applyLora: expected only rank, alpha, targets, dtype as options, got ranks',
+        'applyLora: expected only rank, alpha, dropout, targets, dtype as options, got ranks',
       ],
       [
         () => applyLora(model, { targets: ['query', 'norm'] }),
