@@ -29,12 +29,9 @@ export { bitLinear } from './ops/bit-linear.js';
 export { cast } from './ops/cast.js';
 export { crossEntropy, type CrossEntropyOptions } from './ops/cross-entropy.js';
 export { embedding } from './ops/embedding.js';
-export {
-  flashAttention,
-  flashAttentionWithKvCache,
-  type FlashAttentionOptions,
-  type KvCache,
-} from './ops/flash-attention.js';
+export { flashAttention, type FlashAttentionOptions } from './ops/flash-attention.js';
+export { flashAttentionVarlen, type FlashAttentionVarlenOptions } from './ops/flash-attention-varlen.js';
+export { flashAttentionWithKvCache, type KvCache, type KvCacheAttentionOptions } from './ops/kv-cache.js';
 export { relu2Glu, swiglu } from './ops/gated-activation.js';
 export { linear } from './ops/linear.js';
 export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
