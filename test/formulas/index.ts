@@ -8,6 +8,7 @@ import { bitLinearSpec } from './bit-linear.js';
 import { crossEntropySpec } from './cross-entropy.js';
 import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
+import { flashAttentionVarlenSpec } from './flash-attention-varlen.js';
 import { relu2GluSpec, swigluSpec } from './gated-activation.js';
 import { linearSpec } from './linear.js';
 import { rmsNormSpec } from './rms-norm.js';
@@ -42,5 +43,6 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(ternaryMatmulFloatSpec),
     visit(bitLinearSpec),
     visit(flashAttentionSpec),
+    visit(flashAttentionVarlenSpec),
   ];
 }
