@@ -138,7 +138,8 @@ describe('flashAttention', () => {
         try {
           const first = await run();
           expect(await run()).toEqual(first);
-          for (const count of [1, 2, 3]) {
+          // The reference computes in the calling thread.
+          for (const count of device === 'reference' ? [] : [1, 2, 3]) {
             setThreads(count);
             expect(await run()).toEqual(first);
           }
