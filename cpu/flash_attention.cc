@@ -364,7 +364,7 @@ static void finish_row(const FlashAttentionParams& params, const AttentionRows& 
   const bool sees_a_key = maximum != -INFINITE;
   float shrink = 1.0f;  // of what was summed below a lower maximum
   if (sink != -INFINITE) {
-    const float raised = sink > maximum ? sink : maximum;
+    const float raised = sink > maximum || sink != sink ? sink : maximum;  // NaN stays
     shrink = vec_exp(broadcast(maximum - raised))[0];
     sum = sum * shrink + vec_exp(broadcast(sink - raised))[0];
     maximum = raised;
@@ -383,7 +383,7 @@ static void merge_splits(const FlashAttentionParams& params, const AttentionRows
   float maximum = -INFINITE;
   for (int64_t split = 0; split < splits; split++) {
     const float candidate = partial[split * split_stride];
-    maximum = candidate > maximum ? candidate : maximum;
+    maximum = candidate > maximum || candidate != candidate ? candidate : maximum;  // NaN stays
   }
   float out[MAX_HEAD_DIM] = {};
   float sum = 0.0f;

@@ -150,7 +150,7 @@ export function flashAttention(params: FlashAttentionParams, fail: Fail): void {
     for (const row of rowsOf(params, sequence)) {
       const factors = dropoutFactors(params, row);
       let max = sinks ? sinks[row.head] : -Infinity;
-      let total = max > -Infinity ? 1 : 0;
+      let total = max === -Infinity ? 0 : 1;
       for (let j = row.firstKey; j <= row.lastKey; j++) {
         const kRow = j * keyStride + row.keyHead; // also of v
         let dot = 0;
@@ -204,7 +204,7 @@ export function flashAttentionBackward(params: FlashAttentionBackwardParams, fai
       deltas[row.place] = delta;
       const fromLse = dLse ? dLse[row.place] : 0;
       let max = sinks ? sinks[row.head] : -Infinity;
-      let total = max > -Infinity ? 1 : 0;
+      let total = max === -Infinity ? 0 : 1;
       for (let j = row.firstKey; j <= row.lastKey; j++) {
         const kRow = firstKey + j * keyStride;
         let dot = 0;

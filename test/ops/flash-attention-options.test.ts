@@ -141,6 +141,15 @@ describe('flashAttention, options', () => {
         }
       });
 
+      test('NaN shows in every lse of the head, also of a query that sees no key', async () => {
+        const lse = flashAttention(f32([1, 2, 1, 1], [0, 0]), f32([1, 1, 1, 1], [1]), f32([1, 1, 1, 1], [1]), {
+          sinks: f32([1], [NaN]),
+          causal: true,
+          returnLse: true,
+        }).lse;
+        expect(await numbers(lse)).toEqual([NaN, NaN]);
+      });
+
       test('1e30: no NaN, forward and backward', async () => {
         const sinks = f32([1], [1e30], true);
         const { out, lse } = attend(sinks);
