@@ -2,7 +2,6 @@
 // Copyright 2026 The Ternflash Authors
 
 import { crossEntropy } from '../lib/ops/cross-entropy.js';
-import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
 import { linearCrossEntropy } from '../lib/ops/linear-cross-entropy.js';
 import { quantizeTernary } from '../lib/ops/quantize-ternary.js';
@@ -17,12 +16,16 @@ import {
   linearCases,
   linearCrossEntropyCases,
   ternaryMatmulCases,
-  type AttentionCase,
+  varlenAttentionCases,
+  type AttentionOptionsCase,
   type Case,
   type LinearCase,
   type LinearCrossEntropyCase,
 } from '../test/cases.js';
 import { expectWithinTolerance, FORWARD_FACTOR, largestError } from '../test/compare.js';
+import { attentionForward, type Problem } from '../test/formulas/attention-rows.js';
+import { attentionProblem, flashAttentionSpec } from '../test/formulas/flash-attention.js';
+import { flashAttentionVarlenSpec, varlenProblem } from '../test/formulas/flash-attention-varlen.js';
 import { mapSpecs } from '../test/formulas/index.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
@@ -189,78 +192,87 @@ function bitLinearStepCase(m: number, n: number, k: number): NamedCase {
   };
 }
 
-/** Query-key pairs that are seen. */
-function attentionPairs({ queries, keys, causal }: AttentionCase): number {
-  if (!causal) return queries * keys;
+/** Query-key pairs that are seen, by all heads. */
+function attentionPairs({ c, sequences }: Problem): number {
+  const [left, right] = [c.window?.[0] ?? -1, c.causal ? 0 : (c.window?.[1] ?? -1)];
   let pairs = 0;
-  for (let i = 0; i < queries; i++) pairs += Math.max(0, Math.min(keys, i + keys - queries + 1));
-  return pairs;
+  for (const { queries, keys } of sequences) {
+    for (let i = 0; i < queries; i++) {
+      const diagonal = c.causal === 'top-left' ? i : i + keys - queries;
+      const first = left < 0 ? 0 : Math.max(0, diagonal - left);
+      const last = right < 0 ? keys - 1 : Math.min(keys - 1, diagonal + right);
+      pairs += Math.max(0, last - first + 1);
+    }
+  }
+  return pairs * c.heads;
 }
 
-async function checkAttention(
+/** Of all rows, that of a few queries is compared with the plain formula. */
+async function checkAttention<C extends AttentionOptionsCase>(
   name: string,
-  c: AttentionCase,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  out: Tensor,
+  spec: OpSpec<C>,
+  c: C,
+  problem: Problem,
+  tensors: Record<string, Tensor>,
 ): Promise<void> {
-  const { batch, queries, keys, heads, keyHeads, headDim, causal } = c;
-  const [qs, ks, vs, result] = [await q.data(), await k.data(), await v.data(), await out.data()];
   const random = new Generator(3);
-  for (let sample = 0; sample < 20; sample++) {
-    const [b, i, h] = [random.integer(batch), random.integer(queries), random.integer(heads)];
-    const g = Math.floor((h * keyHeads) / heads);
-    const last = causal ? i + keys - queries : keys - 1;
-    const scores: number[] = [];
-    for (let j = 0; j <= last; j++) {
-      let score = 0;
-      for (let d = 0; d < headDim; d++) {
-        score += qs[((b * queries + i) * heads + h) * headDim + d] * ks[((b * keys + j) * keyHeads + g) * headDim + d];
-      }
-      scores.push(score / Math.sqrt(headDim));
-    }
-    const largest = Math.max(...scores);
-    const weights = scores.map((score) => Math.exp(score - largest));
-    const total = weights.reduce((sum, weight) => sum + weight, 0);
-    for (let d = 0; d < headDim; d++) {
-      let expected = 0;
-      weights.forEach(
-        (weight, j) => (expected += (weight / total) * vs[((b * keys + j) * keyHeads + g) * headDim + d]),
-      );
-      expectClose(name, result[((b * queries + i) * heads + h) * headDim + d], expected, 1e-5);
-    }
+  const queries = problem.sequences.reduce((sum, each) => sum + each.queries, 0);
+  const only = new Set(Array.from({ length: 20 }, () => random.integer(queries * c.heads)));
+  const values: Record<string, Float64Array> = {};
+  for (const [input, each] of Object.entries(tensors)) values[input] = Float64Array.from(await each.data());
+  const exact = attentionForward(EXACT, values, { ...problem, only });
+  const plain = attentionForward(arithmeticIn('float32'), values, { ...problem, only });
+  const results = tidy(() => spec.call(tensors, c));
+  const computed = exact.lse.map((_, place) => (only.has(place) ? 1 : 0));
+  for (const [output, result] of Object.entries(results)) {
+    const got = Float64Array.from(await result.data());
+    // Rows that were not computed are taken for right. Those of out are found by what the formula left at 0.
+    got.forEach((_, i) => {
+      if (output === 'lse' ? computed[i] === 0 : exact.out[i] === 0) got[i] = exact[output][i];
+    });
+    expectWithinTolerance({
+      name: `${name} ${output}`,
+      got,
+      exact: exact[output],
+      plainError: largestError(plain[output], exact[output]),
+      factor: FORWARD_FACTOR,
+      dtype: 'float32',
+      shape: result.shape,
+    });
+    result.dispose();
   }
 }
 
-function attentionCase(c: AttentionCase, backward: boolean): NamedCase {
-  const { batch, queries, keys, heads, keyHeads, headDim, causal = false } = c;
+function attentionCase<C extends AttentionOptionsCase>(
+  spec: OpSpec<C>,
+  c: C,
+  problemOf: (c: C) => Problem,
+  backward: boolean,
+): NamedCase {
   const name = `flash-attention ${c.name}, ${backward ? 'forward and backward' : 'forward'}`;
   return {
     name,
     unit: 'float operations',
     prepare() {
-      const make = (shape: number[], seed: number): Tensor =>
-        randn(shape, { ...OPTIONS, seed, requiresGrad: backward });
-      const q = make([batch, queries, heads, headDim], 7);
-      const k = make([batch, keys, keyHeads, headDim], 8);
-      const v = make([batch, keys, keyHeads, headDim], 9);
-      const dOut = randn(q.shape, { ...OPTIONS, seed: 10 });
+      const problem = problemOf(c);
+      const tensors: Record<string, Tensor> = {};
+      for (const [input, { shape, values, dtype }] of Object.entries(spec.inputs(c, new Random(name)))) {
+        const requiresGrad = backward && !dtype;
+        tensors[input] = tensor(values, { shape, device: 'cpu', dtype: dtype ?? 'float32', requiresGrad });
+      }
+      const dOut = randn(tensors.q.shape, { ...OPTIONS, seed: 10 });
       return {
-        amount: 4 * batch * heads * headDim * attentionPairs(c) * (backward ? 3.5 : 1),
-        async check() {
-          using out = flashAttention(q, k, v, { causal });
-          await checkAttention(name, c, q, k, v, out);
-        },
+        amount: 4 * c.headDim * attentionPairs(problem) * (backward ? 3.5 : 1),
+        check: () => checkAttention(name, spec, c, problem, tensors),
         run() {
           tidy(() => {
-            const out = flashAttention(q, k, v, { causal });
+            const { out } = spec.call(tensors, c);
             if (backward) out.backward(dOut);
           });
-          for (const each of [q, k, v]) each.clearGrad();
+          for (const each of Object.values(tensors)) each.clearGrad();
         },
         dispose() {
-          for (const each of [q, k, v, dOut]) each.dispose();
+          for (const each of [...Object.values(tensors), dOut]) each.dispose();
         },
       };
     },
@@ -377,6 +389,7 @@ const OWN_CASES = [
   'ternaryMatmul, float activations',
   'bitLinear',
   'flashAttention',
+  'flashAttentionVarlen',
   'linearCrossEntropy',
 ];
 
@@ -386,8 +399,13 @@ export function benchCases(): NamedCase[] {
     ...linearCases.bench.map(linearCase),
     ...ternaryMatmulCases.bench.map(ternaryCase),
     bitLinearStepCase(2048, 512, 192),
-    ...attentionCases.bench.map((c) => attentionCase(c, false)),
-    ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),
+    ...attentionCases.bench.map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, false)),
+    ...attentionCases.bench
+      .filter((c) => c.queries === 1024)
+      .map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, true)),
+    ...[false, true].flatMap((backward) =>
+      varlenAttentionCases.bench.map((c) => attentionCase(flashAttentionVarlenSpec, c, varlenProblem, backward)),
+    ),
     ...linearCrossEntropyCases.bench.flatMap((c) => [lossCase(c, true), lossCase(c, false)]),
     ...mapSpecs((spec) => (OWN_CASES.includes(spec.op) ? [] : spec.cases.bench.map((c) => memoryCase(spec, c)))).flat(),
   ];

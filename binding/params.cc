@@ -65,7 +65,7 @@ LinearCrossEntropyShape linear_cross_entropy_shape(const Args& args) {
 }
 
 AttentionShape attention_shape(const Args& args) {
-  AttentionShape shape;
+  AttentionShape shape{};
   shape.batch = args.integer("batch");
   shape.queries = args.integer("queries");
   shape.keys = args.integer("keys");
@@ -73,9 +73,23 @@ AttentionShape attention_shape(const Args& args) {
   shape.key_heads = args.integer("keyHeads");
   shape.head_dim = args.integer("headDim");
   shape.key_capacity = args.integer("keyCapacity");
+  shape.total_queries = shape.batch * shape.queries;
+  shape.total_keys = shape.batch * shape.key_capacity;
+  if (args.has("packed")) {
+    const Args packed = args.object("packed");
+    shape.cu_seqlens = packed.tensor("cuSeqlens", 2 * (shape.batch + 1));
+    shape.total_queries = packed.integer("totalQueries");
+    shape.total_keys = packed.integer("totalKeys");
+  }
   shape.scale = args.number("scale");
+  shape.softcap = args.number("softcap");
+  shape.alibi_per_batch = args.flag("alibiPerBatch");
+  shape.alibi_slopes = args.optional_tensor("alibiSlopes", (shape.alibi_per_batch ? shape.batch : 1) * shape.heads);
+  shape.top_left = args.flag("topLeft");
   shape.window_left = args.integer("windowLeft");
   shape.window_right = args.integer("windowRight");
+  shape.sinks = args.optional_tensor("sinks", shape.heads);
+  shape.dropout = dropout_mask(args.object("dropout"));
   return shape;
 }
 
@@ -418,21 +432,21 @@ void read(const Args& args, Call<BitLinearWeightBackwardParams>& call) {
 void read(const Args& args, Call<FlashAttentionParams>& call) {
   FlashAttentionParams& p = call.params;
   const AttentionShape s = p.shape = attention_shape(args);
-  const int64_t query_length = s.batch * s.queries * s.heads * s.head_dim;
-  const int64_t key_length = s.batch * s.key_capacity * s.key_heads * s.head_dim;
+  const int64_t query_length = s.total_queries * s.heads * s.head_dim;
+  const int64_t key_length = s.total_keys * s.key_heads * s.head_dim;
   p.q = args.tensor("q", query_length);
   p.k = args.tensor("k", key_length);
   p.v = args.tensor("v", key_length);
   p.out = args.tensor("out", query_length);
-  p.lse = args.tensor("lse", s.batch * s.heads * s.queries);
+  p.lse = args.tensor("lse", s.total_queries * s.heads);
 }
 
 void read(const Args& args, Call<FlashAttentionBackwardParams>& call) {
   FlashAttentionBackwardParams& p = call.params;
   const AttentionShape s = p.shape = attention_shape(args);
-  const int64_t query_length = s.batch * s.queries * s.heads * s.head_dim;
-  const int64_t key_length = s.batch * s.keys * s.key_heads * s.head_dim;
-  const int64_t row_count = s.batch * s.heads * s.queries;
+  const int64_t query_length = s.total_queries * s.heads * s.head_dim;
+  const int64_t key_length = s.total_keys * s.key_heads * s.head_dim;
+  const int64_t row_count = s.total_queries * s.heads;
   p.q = args.tensor("q", query_length);
   p.k = args.tensor("k", key_length);
   p.v = args.tensor("v", key_length);
@@ -443,7 +457,9 @@ void read(const Args& args, Call<FlashAttentionBackwardParams>& call) {
   p.d_q = args.tensor("dQ", query_length);
   p.d_k = args.tensor("dK", key_length);
   p.d_v = args.tensor("dV", key_length);
+  p.d_sinks = args.optional_tensor("dSinks", s.heads);
   p.delta = args.tensor("delta", row_count);
+  p.deterministic = args.flag("deterministic");
 }
 
 void read(const Args& args, Call<MergeAttentionStatesParams>& call) {

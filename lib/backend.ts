@@ -490,20 +490,40 @@ export interface BitLinearWeightBackwardParams {
 
 export interface AttentionShape {
   batch: number;
+  /** Of each batch entry; of the longest where lengths differ (`packed`). */
   queries: number;
   keys: number;
   heads: number;
   keyHeads: number;
   headDim: number;
-  /** Rows of k and v per batch entry: k and v are [B, keyCapacity, G, D] of which the first `keys` are used. */
+  /** Rows of k and v per batch entry: k and v are [B, keyCapacity, G, D] of which the first `keys` are used. Unused with `packed`. */
   keyCapacity: number;
-  scale: number;
   /**
-   * Query i sees keys j with i + keys - queries - windowLeft <= j <= i + keys - queries + windowRight; -1 is unlimited. Causal is
-   * windowRight 0.
+   * Sequences of different lengths end to end, or null. Then [B, Sq, …] and [B, Sk, …] stand for [totalQueries, …] and [totalKeys, …],
+   * [B, H, Sq] stands for [H, totalQueries], and entry b has queries cuSeqlens[0][b] to cuSeqlens[0][b + 1] - 1 and keys cuSeqlens[1][b] to
+   * cuSeqlens[1][b + 1] - 1, either of which may be none; Sq, Sk, i and j below are the entry's own. cuSeqlens: int32 [2, B + 1].
    */
+  packed: { cuSeqlens: TensorArg; totalQueries: number; totalKeys: number } | null;
+  /** s = scale * q.k */
+  scale: number;
+  /** If not 0, s becomes softcap * tanh(s / softcap). */
+  softcap: number;
+  /** float32 [H], or [B, H] if `alibiPerBatch`, or null. s then loses slope * |diagonal - j|. */
+  alibiSlopes: TensorArg | null;
+  alibiPerBatch: boolean;
+  /** The diagonal, the key beside query i, is i if true, else i + Sk - Sq. */
+  topLeft: boolean;
+  /** Query i sees keys j with diagonal - windowLeft <= j <= diagonal + windowRight; -1 is unlimited. Causal is windowRight 0. */
   windowLeft: number;
   windowRight: number;
+  /** [H], float32 or the dtype of q, or null: one more score in the softmax of every query of the head, which brings no value. */
+  sinks: TensorArg | null;
+  /**
+   * Drops probabilities: out = sum of dropped(p) v, with p and lse as without. The number of (row, j), row being the query's place in lse, is in
+   * block offset + (row * ceil(keys / 32) + floor(j / 32)) * 4 + floor((j % 8) / 2), word floor((j % 32) / 8), half j % 2; `keys` as above, so of the
+   * longest. Threshold 0 for none.
+   */
+  dropout: DropoutMask;
 }
 
 export interface FlashAttentionParams extends AttentionShape {
@@ -513,7 +533,7 @@ export interface FlashAttentionParams extends AttentionShape {
   v: TensorArg;
   /** [B, Sq, H, D]; 0 for a query that sees no key */
   out: TensorArg;
-  /** float32 [B, H, Sq]; -Infinity for a query that sees no key */
+  /** float32 [B, H, Sq]: log of the sum of e^s over the keys seen and the sink; for a query that sees no key the sink, or -Infinity */
   lse: TensorArg;
 }
 
@@ -530,8 +550,12 @@ export interface FlashAttentionBackwardParams extends AttentionShape {
   /** [B, Sk, G, D]: summed over the query heads that share a key head. keyCapacity equals keys here. */
   dK: TensorArg;
   dV: TensorArg;
+  /** [H], dtype of sinks; null exactly if sinks is */
+  dSinks: TensorArg | null;
   /** float32 [B, H, Sq], workspace: sum(out * dOut) of each query */
   delta: TensorArg;
+  /** Bit-equal results on repeated runs, at any cost. reference and cpu always give them. */
+  deterministic: boolean;
 }
 
 /** Two results of attention over disjoint keys become that over all; D is any size. */

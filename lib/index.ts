@@ -40,12 +40,9 @@ export { cast } from './ops/cast.js';
 export { crossEntropy, type CrossEntropyOptions } from './ops/cross-entropy.js';
 export { dropout } from './ops/dropout.js';
 export { embedding } from './ops/embedding.js';
-export {
-  flashAttention,
-  flashAttentionWithKvCache,
-  type FlashAttentionOptions,
-  type KvCache,
-} from './ops/flash-attention.js';
+export { flashAttention, type FlashAttentionOptions } from './ops/flash-attention.js';
+export { flashAttentionVarlen, type FlashAttentionVarlenOptions } from './ops/flash-attention-varlen.js';
+export { flashAttentionWithKvCache, type KvCache, type KvCacheAttentionOptions } from './ops/kv-cache.js';
 export { geglu, relu2Glu, swiglu, type GegluOptions } from './ops/gated-activation.js';
 export { layerNorm, type LayerNormOptions } from './ops/layer-norm.js';
 export { linear } from './ops/linear.js';

@@ -13,7 +13,7 @@ import { RMSNorm } from '../nn/rms-norm.js';
 import { checkLayerConfig, createKvCache, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
 import { embedding } from '../ops/embedding.js';
-import type { KvCache } from '../ops/flash-attention.js';
+import type { KvCache } from '../ops/kv-cache.js';
 import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linear-cross-entropy.js';
 import { reshape } from '../ops/reshape.js';
