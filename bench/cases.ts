@@ -3,7 +3,7 @@
 
 import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
-import { quantizeTernary } from '../lib/ops/quantize-ternary.js';
+import { quantizeTernary, type QuantizeTernaryOptions } from '../lib/ops/quantize-ternary.js';
 import { ternaryMatmul } from '../lib/ops/ternary-matmul.js';
 import { bitLinear } from '../lib/ops/bit-linear.js';
 import { Generator } from '../lib/random.js';
@@ -13,13 +13,16 @@ import { arithmeticIn, EXACT } from '../test/arithmetic.js';
 import {
   attentionCases,
   linearCases,
+  quantizeCases,
   ternaryMatmulCases,
   type AttentionCase,
   type Case,
   type LinearCase,
+  type QuantizeCase,
 } from '../test/cases.js';
 import { expectWithinTolerance, FORWARD_FACTOR, largestError } from '../test/compare.js';
 import { mapSpecs } from '../test/formulas/index.js';
+import { ternaryOf, thresholdedOf } from '../test/formulas/ternary.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
 
@@ -146,6 +149,36 @@ function ternaryCase(c: LinearCase): NamedCase {
           x.dispose();
           packed.dispose();
         },
+      };
+    },
+  };
+}
+
+/** Rounding of a weight, checked to the bit. */
+function quantizeCase({ name: size, rows, cols }: QuantizeCase, options: QuantizeTernaryOptions): NamedCase {
+  const name = `quantize-ternary ${options.method} ${options.granularity ?? ''} ${size}`.replace('  ', ' ');
+  return {
+    name,
+    unit: 'bytes',
+    prepare() {
+      const weight = randn([rows, cols], OPTIONS);
+      return {
+        amount: rows * cols * 4.25,
+        async check() {
+          const values = Float64Array.from(await weight.data());
+          using result = quantizeTernary(weight, options);
+          const [trits, scales] = [await result.trits(), await result.scale.data()];
+          const size = values.length / scales.length;
+          scales.forEach((scale, group) => {
+            const part = values.subarray(group * size, (group + 1) * size);
+            const { method = 'absmean', percentile, k } = options;
+            const expected = method === 'absmean' ? ternaryOf(part) : thresholdedOf(part, method, percentile ?? k ?? 0);
+            expectClose(name, scale, expected.scale, 0);
+            expected.trits.forEach((trit, i) => expectClose(name, trits[group * size + i], trit, 0));
+          });
+        },
+        run: () => quantizeTernary(weight, options).dispose(),
+        dispose: () => weight.dispose(),
       };
     },
   };
@@ -312,11 +345,20 @@ function memoryCase<C extends Case>(spec: OpSpec<C>, c: C): NamedCase {
 // Bound by arithmetic, and too slow to be checked whole in JavaScript: they have cases of their own above.
 const OWN_CASES = ['linear', 'ternaryMatmul', 'ternaryMatmul, float activations', 'bitLinear', 'flashAttention'];
 
+const QUANTIZE_METHODS: readonly QuantizeTernaryOptions[] = [
+  { method: 'absmean' },
+  { method: 'twn' },
+  { method: 'meanStd', k: 0.5 },
+  { method: 'percentile', percentile: 90 },
+  { method: 'percentile', percentile: 90, granularity: 'tensor' },
+];
+
 /** Every case, made only when it is its turn. */
 export function benchCases(): NamedCase[] {
   return [
     ...linearCases.bench.map(linearCase),
     ...ternaryMatmulCases.bench.map(ternaryCase),
+    ...quantizeCases.bench.flatMap((c) => QUANTIZE_METHODS.map((options) => quantizeCase(c, options))),
     bitLinearStepCase(2048, 512, 192),
     ...attentionCases.bench.map((c) => attentionCase(c, false)),
     ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),

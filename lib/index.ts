@@ -37,7 +37,12 @@ export {
 } from './ops/flash-attention.js';
 export { relu2Glu, swiglu } from './ops/gated-activation.js';
 export { linear } from './ops/linear.js';
-export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
+export {
+  dequantizeTernary,
+  quantizeTernary,
+  type QuantizeTernaryOptions,
+  type TernaryMethod,
+} from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
 export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
 export { rope, type RopeOptions } from './ops/rope.js';

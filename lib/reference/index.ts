@@ -11,6 +11,7 @@ import { flashAttention, flashAttentionBackward } from './flash-attention.js';
 import { gatedActivation, gatedActivationBackward } from './gated-activation.js';
 import { kvCacheAppend } from './kv-cache.js';
 import { matmul } from './matmul.js';
+import { quantizeTernary } from './quantize-ternary.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
 import { rope } from './rope.js';
@@ -19,7 +20,6 @@ import {
   bitLinearWeightBackward,
   dequantizeTernary,
   quantizeActivations,
-  quantizeTernary,
   ternaryMatmul,
   ternaryMatmulBackward,
   ternaryMatmulInt8,
