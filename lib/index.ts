@@ -50,7 +50,7 @@ export { scale } from './ops/scale.js';
 export { argmax, softmax } from './ops/softmax.js';
 export { mean, sum, type ReduceOptions } from './ops/sum.js';
 export { ternaryMatmul, type TernaryMatmulOptions } from './ops/ternary-matmul.js';
-export { TernaryTensor } from './ops/ternary-tensor.js';
+export { TernaryTensor, type TernaryStatistics } from './ops/ternary-tensor.js';
 export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
