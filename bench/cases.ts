@@ -5,6 +5,7 @@ import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
 import { quantizeTernary, type QuantizeTernaryOptions } from '../lib/ops/quantize-ternary.js';
 import { ternaryMatmul } from '../lib/ops/ternary-matmul.js';
+import { TernaryTensor } from '../lib/ops/ternary-tensor.js';
 import { bitLinear } from '../lib/ops/bit-linear.js';
 import { Generator } from '../lib/random.js';
 import { tidy } from '../lib/scope.js';
@@ -15,6 +16,7 @@ import {
   linearCases,
   quantizeCases,
   ternaryMatmulCases,
+  ternarySparsityBench,
   type AttentionCase,
   type Case,
   type LinearCase,
@@ -108,22 +110,68 @@ function linearCase(c: LinearCase): NamedCase {
   };
 }
 
+/** Which of random trits are set to 0, and whether rows of zeros have a scale of 0, as `pruneRows` leaves them. */
+interface Sparsity {
+  name: string;
+  isZero(row: number, col: number, generator: Generator): boolean;
+  pruned?: boolean;
+}
+
+const unstructured = (name: string, probability: number): Sparsity => ({
+  name,
+  isZero: (_row, _col, generator) => generator.uniform(1)[0] < probability,
+});
+const zeroRows = (name: string, share: number, pruned: boolean): Sparsity => ({
+  name,
+  isZero: (row) => ((row * 7919) % 20) / 20 < share,
+  pruned,
+});
+
+/** docs/ternary-sparsity.md. A third of random trits is 0 anyway. */
+const SPARSITY: readonly Sparsity[] = [
+  unstructured('a third zeros', 0),
+  unstructured('half zeros', 0.25),
+  unstructured('80 % zeros', 0.7),
+  unstructured('95 % zeros', 0.925),
+  zeroRows('half of the rows zeros', 0.5, false),
+  zeroRows('90 % of the rows zeros', 0.9, false),
+  zeroRows('half of the rows pruned (zeros)', 0.5, true),
+  zeroRows('90 % of the rows pruned (zeros)', 0.9, true),
+  { name: 'half of the feature blocks zeros', isZero: (_row, col) => Math.floor(col / 256) % 2 === 0 },
+  { name: '80 % of the feature blocks zeros', isZero: (_row, col) => Math.floor(col / 256) % 5 !== 0 },
+];
+
+function sparseWeight(n: number, k: number, { isZero, pruned }: Sparsity): TernaryTensor {
+  const generator = new Generator(8);
+  const trits = new Int8Array(n * k);
+  for (let i = 0; i < trits.length; i++) {
+    const trit = generator.integer(3) - 1;
+    if (!isZero(Math.floor(i / k), i % k, generator)) trits[i] = trit;
+  }
+  const scale = pruned ? Array.from({ length: n }, (_, row) => (isZero(row, 0, generator) ? 0 : 0.5)) : 0.5;
+  return TernaryTensor.fromTrits(trits, [n, k], scale, { device: 'cpu' });
+}
+
 /** int8 activations, their rounding included. The result has to be exact. */
-function ternaryCase(c: LinearCase): NamedCase {
-  const name = `ternary-matmul int8 ${c.name}`;
+function ternaryCase(c: LinearCase, sparsity?: Sparsity): NamedCase {
+  const name = `ternary-matmul int8 ${c.name}${sparsity ? `, ${sparsity.name}` : ''}`;
   const { m, n, k } = sizes(c);
   return {
     name,
     unit: 'integer operations',
     prepare() {
       const x = randn([m, k], OPTIONS);
-      const weight = randn([n, k], { ...OPTIONS, seed: 8 });
-      const packed = quantizeTernary(weight);
-      weight.dispose();
+      let packed: TernaryTensor;
+      if (sparsity === undefined) {
+        using weight = randn([n, k], { ...OPTIONS, seed: 8 });
+        packed = quantizeTernary(weight);
+      } else {
+        packed = sparseWeight(n, k, sparsity);
+      }
       return {
         amount: 2 * m * n * k,
         async check() {
-          const [values, trits, scale] = [await x.data(), await packed.trits(), await packed.scale.item()];
+          const [values, trits, scales] = [await x.data(), await packed.trits(), await packed.scale.data()];
           using out = ternaryMatmul(x, packed);
           const result = await out.data();
           const random = new Generator(3);
@@ -140,7 +188,9 @@ function ternaryCase(c: LinearCase): NamedCase {
               const rounded = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
               sum += rounded * trits[col * k + i];
             }
-            const expected = Math.fround(Math.fround(sum) * Math.fround(scale / s));
+            const expected = Math.fround(
+              Math.fround(sum) * Math.fround((scales.length === 1 ? scales[0] : scales[col]) / s),
+            );
             expectClose(name, result[row * n + col], expected, 0);
           }
         },
@@ -357,7 +407,8 @@ const QUANTIZE_METHODS: readonly QuantizeTernaryOptions[] = [
 export function benchCases(): NamedCase[] {
   return [
     ...linearCases.bench.map(linearCase),
-    ...ternaryMatmulCases.bench.map(ternaryCase),
+    ...ternaryMatmulCases.bench.map((c) => ternaryCase(c)),
+    ...ternarySparsityBench.flatMap((c) => SPARSITY.map((sparsity) => ternaryCase(c, sparsity))),
     ...quantizeCases.bench.flatMap((c) => QUANTIZE_METHODS.map((options) => quantizeCase(c, options))),
     bitLinearStepCase(2048, 512, 192),
     ...attentionCases.bench.map((c) => attentionCase(c, false)),

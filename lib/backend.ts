@@ -316,7 +316,7 @@ export interface TernaryMatmulInt8Params {
   /** [N], dtype of out, or null */
   bias: TensorArg | null;
   /**
-   * [M, N]. acc = sum_k codes * trits exactly in int32; y = fround(fround(acc) * fround(weightScale / activationScale)); then, with a
+   * [M, N]. acc = sum_k codes * trits exactly in int32, 0 for a row whose weightScale is 0; y = fround(fround(acc) * fround(weightScale / activationScale)); then, with a
    * bias, fround(y + bias); rounded to out's dtype.
    */
   out: TensorArg;

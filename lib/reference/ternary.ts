@@ -60,9 +60,9 @@ export function ternaryMatmulInt8(params: TernaryMatmulInt8Params): void {
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < n; j++) {
       const [codeRow, tritRow] = [i * k, j * k];
-      let sum = 0;
-      for (let p = 0; p < k; p++) sum += codeValues[codeRow + p] * trits[tritRow + p];
       const rowScale = weightScales.length === 1 ? weightScales[0] : weightScales[j];
+      let sum = 0;
+      for (let p = 0; p < k && rowScale !== 0; p++) sum += codeValues[codeRow + p] * trits[tritRow + p];
       const y = Math.fround(Math.fround(sum) * Math.fround(rowScale / scales[i]));
       values[i * n + j] = biases ? Math.fround(y + biases[j]) : y;
     }

@@ -96,9 +96,9 @@ export function int8Product(
 ): Values {
   return new Float64Array(scales.length * n).map((_, i) => {
     const [row, col] = [Math.floor(i / n), i % n];
-    let sum = 0;
-    for (let j = 0; j < k; j++) sum += codes[row * k + j] * trits[col * k + j];
     const weightScale = typeof scale === 'number' ? scale : scale[col];
+    let sum = 0;
+    if (weightScale !== 0) for (let j = 0; j < k; j++) sum += codes[row * k + j] * trits[col * k + j];
     const y = Math.fround(Math.fround(sum) * Math.fround(weightScale / scales[row]));
     return bias ? Math.fround(y + bias[col]) : y;
   });
