@@ -54,10 +54,13 @@ export { TernaryTensor, type TernaryStatistics } from './ops/ternary-tensor.js';
 export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
+export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/quantize-model.js';
+export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions, type CheckpointConfig } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';
+export { sample, type SamplingOptions } from './models/sampling.js';
 export {
   AdamW,
   clipGradNorm,

@@ -10,6 +10,7 @@ import { FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { Module, parameter } from '../nn/module.js';
+import { preparePacked } from '../nn/quantize-model.js';
 import { RMSNorm } from '../nn/rms-norm.js';
 import { checkLayerConfig, createKvCache, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
@@ -198,6 +199,7 @@ export class CausalLM extends Module {
       const { frozen, ...config } = JSON.parse(metadata.config) as CausalLMOptions & { frozen: boolean };
       const model = new CausalLM(config, placement);
       if (frozen) model.freeze();
+      preparePacked(model, tensors);
       await model.loadState(tensors);
       return model;
     } catch (error) {
