@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { sample, type SamplingOptions } from '../lib/models/sampling.js';
 import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
 import { quantizeTernary, type QuantizeTernaryOptions } from '../lib/ops/quantize-ternary.js';
@@ -234,6 +235,38 @@ function quantizeCase({ name: size, rows, cols }: QuantizeCase, options: Quantiz
   };
 }
 
+/** One draw from the logits of a large vocabulary, on the JavaScript thread. */
+function samplingCase(options: SamplingOptions): NamedCase {
+  const vocabulary = 2 ** 17;
+  const name = `sample ${JSON.stringify(options)} of ${vocabulary}`;
+  return {
+    name,
+    unit: 'bytes',
+    prepare() {
+      const generator = new Generator(7);
+      const logits = generator.normal(vocabulary).map((value) => 3 * value);
+      return {
+        amount: 4 * vocabulary,
+        async check() {
+          // A draw is among the likeliest, as many as the filters can leave.
+          const order = [...logits.keys()].sort((a, b) => logits[b] - logits[a]);
+          const total = logits.reduce((sum, logit) => sum + Math.exp(logit), 0);
+          const { topK = vocabulary, topP = 1 } = options;
+          let [count, sum] = [0, 0];
+          while (count < topK && sum < topP * total) sum += Math.exp(logits[order[count++]]);
+          const allowed = new Set(order.slice(0, count + 1));
+          for (let i = 0; i < SAMPLES; i++) {
+            const id = sample(logits, options, generator);
+            if (!allowed.has(id)) throw new Error(`bench ${name}: expected one of the ${count} likeliest, got ${id}`);
+          }
+        },
+        run: () => void sample(logits, options, generator),
+        dispose: () => undefined,
+      };
+    },
+  };
+}
+
 function bitLinearStepCase(m: number, n: number, k: number): NamedCase {
   const name = `bit-linear forward and backward ${m}x${n}x${k}`;
   return {
@@ -410,6 +443,7 @@ export function benchCases(): NamedCase[] {
     ...ternaryMatmulCases.bench.map((c) => ternaryCase(c)),
     ...ternarySparsityBench.flatMap((c) => SPARSITY.map((sparsity) => ternaryCase(c, sparsity))),
     ...quantizeCases.bench.flatMap((c) => QUANTIZE_METHODS.map((options) => quantizeCase(c, options))),
+    ...[{}, { topK: 40 }, { topP: 0.9 }].map(samplingCase),
     bitLinearStepCase(2048, 512, 192),
     ...attentionCases.bench.map((c) => attentionCase(c, false)),
     ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),
