@@ -295,10 +295,13 @@ struct LinearCrossEntropyBackwardParams {
   Tensor d_bias_sum;    // float32 [block_cols], workspace, optional
 };
 
+enum class TernaryMethod : uint8_t { ABSMEAN, TWN, PERCENTILE, MEAN_STD, THRESHOLD };
 struct QuantizeTernaryParams {
   Tensor weight;  // [N, K]
   Tensor packed;  // uint8 [N, ceil(K/4)]
-  Tensor scale;   // float32 [1]
+  Tensor scale;   // float32 [1] or [N]
+  TernaryMethod method;
+  double parameter;
   int64_t rows;
   int64_t cols;
 };

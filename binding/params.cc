@@ -64,6 +64,21 @@ LinearCrossEntropyShape linear_cross_entropy_shape(const Args& args) {
   return shape;
 }
 
+TernaryMethod ternary_method(const Args& args) {
+  const std::string method = args.text("method");
+  if (method == "twn") return TernaryMethod::TWN;
+  if (method == "percentile") return TernaryMethod::PERCENTILE;
+  if (method == "meanStd") return TernaryMethod::MEAN_STD;
+  return method == "threshold" ? TernaryMethod::THRESHOLD : TernaryMethod::ABSMEAN;
+}
+
+// One scale, or one for each row.
+Tensor scale_tensor(const Args& args, const char* name, int64_t rows) {
+  const Tensor scale = args.tensor(name, 1);
+  if (scale.length != 1 && scale.length != rows) args.fail(name, "one scale or one for each row");
+  return scale;
+}
+
 AttentionShape attention_shape(const Args& args) {
   AttentionShape shape{};
   shape.batch = args.integer("batch");
@@ -359,9 +374,11 @@ void read(const Args& args, Call<QuantizeTernaryParams>& call) {
   QuantizeTernaryParams& p = call.params;
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
+  p.method = ternary_method(args);
+  p.parameter = args.number("parameter");
   p.weight = args.tensor("weight", p.rows * p.cols);
   p.packed = args.tensor("packed", packed_bytes(p.rows, p.cols));
-  p.scale = args.tensor("scale", 1);
+  p.scale = scale_tensor(args, "scale", p.rows);
 }
 
 void read(const Args& args, Call<DequantizeTernaryParams>& call) {
@@ -369,7 +386,7 @@ void read(const Args& args, Call<DequantizeTernaryParams>& call) {
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
   p.packed = args.tensor("packed", packed_bytes(p.rows, p.cols));
-  p.scale = args.tensor("scale", 1);
+  p.scale = scale_tensor(args, "scale", p.rows);
   p.out = args.tensor("out", p.rows * p.cols);
 }
 
@@ -390,7 +407,7 @@ void read(const Args& args, Call<TernaryMatmulInt8Params>& call) {
   p.codes = args.tensor("codes", p.m * p.k);
   p.activation_scales = args.tensor("activationScales", p.m);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
-  p.weight_scale = args.tensor("weightScale", 1);
+  p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.bias = args.optional_tensor("bias", p.n);
   p.out = args.tensor("out", p.m * p.n);
 }
@@ -402,7 +419,7 @@ void read(const Args& args, Call<TernaryMatmulParams>& call) {
   p.k = args.integer("k");
   p.x = args.tensor("x", p.m * p.k);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
-  p.weight_scale = args.tensor("weightScale", 1);
+  p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.bias = args.optional_tensor("bias", p.n);
   p.out = args.tensor("out", p.m * p.n);
 }
@@ -414,7 +431,7 @@ void read(const Args& args, Call<TernaryMatmulBackwardParams>& call) {
   p.k = args.integer("k");
   p.d_out = args.tensor("dOut", p.m * p.n);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
-  p.weight_scale = args.tensor("weightScale", 1);
+  p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.d_x = args.tensor("dX", p.m * p.k);
 }
 

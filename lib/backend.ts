@@ -387,6 +387,8 @@ export interface LinearCrossEntropyBackwardParams extends CrossEntropyRule, Line
   dBiasSum: TensorArg | null;
 }
 
+export type TernaryMethod = 'absmean' | 'twn' | 'percentile' | 'meanStd' | 'threshold';
+
 /**
  * Ternary codes are packed four to a byte along K: byte [n, k >> 2] holds trit + 1 of feature k in bits 2 * (k & 3);
  * a row takes ceil(K / 4) bytes and the unused bits of its last byte hold code 1 (trit 0).
@@ -396,13 +398,28 @@ export interface QuantizeTernaryParams {
   weight: TensorArg;
   /** uint8 [N, ceil(K/4)] */
   packed: TensorArg;
-  /**
-   * float32 [1]: g = fround(max(mean |W|, 1e-5)). trit = clip(roundHalfEven(fround(W * fround(1 / g))), -1, 1).
-   * So that every backend gets the same bits, mean |W| is summed in float64 in one fixed order: over the flat index, chunks
-   * of 4096; within a chunk 16 lanes, lane l adding the elements whose index in the chunk is l mod 16 in ascending order; the
-   * lanes added 0..15 to the chunk's sum, the chunks' sums added in ascending order; then divided by N * K.
-   */
+  /** float32 [1] or [N]. The n weights that share a scale, the whole matrix or a row, are a group; each is rounded by itself. */
   scale: TensorArg;
+  /**
+   * With a = |W| and float64 operations as written, only where fround is named rounded to float32:
+   *
+   * absmean: scale = fround(max(sum(a) / n, 1e-5)), trit = clip(roundHalfEven(fround(W * fround(1 / scale))), -1, 1).
+   *
+   * The others: trit = 1 if W > d, -1 if W < -d, else 0; scale = fround(sum of the a > d / their number), 1 if there are none. d is fround of
+   * - twn: 0.7 * (sum(a) / n)
+   * - percentile: the a of index floor(parameter / 100 * (n - 1)) in ascending order
+   * - meanStd: max(m + parameter * sqrt(sum((a - m) * (a - m)) / n), 0), m = sum(a) / n
+   * - threshold: parameter
+   *
+   * With these, if one of the group is NaN or infinite, all its trits are 0 and its scale is NaN.
+   *
+   * So that every backend gets the same bits, a sum is taken in float64 in one fixed order: over the index in the group, chunks of 4096;
+   * within a chunk 16 lanes, lane l adding the elements whose index in the chunk is l mod 16 in ascending order; the lanes added 0..15 to
+   * the chunk's sum, the chunks' sums added in ascending order.
+   */
+  method: TernaryMethod;
+  /** percentile: from 0 to 100; meanStd: any; threshold: not negative; 0 for the others */
+  parameter: number;
   rows: number;
   cols: number;
 }
@@ -440,7 +457,7 @@ export interface TernaryMatmulInt8Params {
   /** [N], dtype of out, or null */
   bias: TensorArg | null;
   /**
-   * [M, N]. acc = sum_k codes * trits exactly in int32; y = fround(fround(acc) * fround(weightScale / activationScale)); then, with a
+   * [M, N]. acc = sum_k codes * trits exactly in int32, 0 for a row whose weightScale is 0; y = fround(fround(acc) * fround(weightScale / activationScale)); then, with a
    * bias, fround(y + bias); rounded to out's dtype.
    */
   out: TensorArg;

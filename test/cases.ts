@@ -173,6 +173,7 @@ export const ternaryMatmulCases: OpCases<LinearCase> = {
     { name: '2x7x4100', lead: [2], n: 7, k: 4100 },
     { name: 'scales for each row', lead: [9], n: 65, k: 63, rowScales: true, bias: true },
     { name: 'scales for each row, one token', lead: [1], n: 129, k: 64, rowScales: true },
+    { name: 'scales for each row, many tokens', lead: [33], n: 65, k: 129, rowScales: true, bias: true },
   ],
   bench: [
     { name: '1x2560x2560', lead: [1], n: 2560, k: 2560 },
@@ -182,6 +183,13 @@ export const ternaryMatmulCases: OpCases<LinearCase> = {
     { name: '2048x512x192', lead: [2048], n: 512, k: 192 },
   ],
 };
+
+/** Timed with weights of several kinds of sparsity. */
+export const ternarySparsityBench: readonly LinearCase[] = [
+  { name: '1x2560x2560', lead: [1], n: 2560, k: 2560 },
+  { name: '16x2560x2560', lead: [16], n: 2560, k: 2560 },
+  { name: '512x2560x2560', lead: [512], n: 2560, k: 2560 },
+];
 
 export interface EmbeddingCase extends Case {
   readonly vocabulary: number;

@@ -9,6 +9,7 @@ import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { Module, parameter } from '../nn/module.js';
+import { preparePacked } from '../nn/quantize-model.js';
 import { RMSNorm } from '../nn/rms-norm.js';
 import { checkLayerConfig, createKvCache, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
@@ -216,6 +217,7 @@ export class CausalLM extends Module {
       const { frozen, ...config } = JSON.parse(metadata.config) as CausalLMOptions & { frozen: boolean };
       const model = new CausalLM(config, placement);
       if (frozen) model.freeze();
+      preparePacked(model, tensors);
       await model.loadState(tensors);
       return model;
     } catch (error) {

@@ -76,6 +76,20 @@ export class TernaryLinear extends Module {
     ({ weight: this.weight, bias: this.bias } = initial('TernaryLinear', inputs, outputs, options));
   }
 
+  /** A frozen layer of this weight and this bias, which is constant from now on: the layer takes them over. */
+  static frozen(weight: TernaryTensor, bias: Tensor | null = null): TernaryLinear {
+    // Not by the constructor, which draws random weights.
+    const layer = Object.create(TernaryLinear.prototype) as TernaryLinear;
+    weight.tensors().forEach(keep);
+    layer.weight = weight;
+    layer.bias = bias;
+    if (bias) {
+      keep(bias).clearGrad();
+      bias.requiresGrad = false;
+    }
+    return layer;
+  }
+
   get isFrozen(): boolean {
     return this.weight instanceof TernaryTensor;
   }
