@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { sample, type SamplingOptions } from '../lib/models/sampling.js';
 import { crossEntropy } from '../lib/ops/cross-entropy.js';
-import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
 import { linearCrossEntropy } from '../lib/ops/linear-cross-entropy.js';
-import { quantizeTernary } from '../lib/ops/quantize-ternary.js';
+import { quantizeTernary, type QuantizeTernaryOptions } from '../lib/ops/quantize-ternary.js';
 import { ternaryMatmul } from '../lib/ops/ternary-matmul.js';
+import { TernaryTensor } from '../lib/ops/ternary-tensor.js';
 import { bitLinear } from '../lib/ops/bit-linear.js';
 import { Generator } from '../lib/random.js';
 import { tidy } from '../lib/scope.js';
@@ -16,14 +17,22 @@ import {
   attentionCases,
   linearCases,
   linearCrossEntropyCases,
+  quantizeCases,
   ternaryMatmulCases,
-  type AttentionCase,
+  ternarySparsityBench,
+  varlenAttentionCases,
+  type AttentionOptionsCase,
   type Case,
   type LinearCase,
   type LinearCrossEntropyCase,
+  type QuantizeCase,
 } from '../test/cases.js';
 import { expectWithinTolerance, FORWARD_FACTOR, largestError } from '../test/compare.js';
+import { attentionForward, type Problem } from '../test/formulas/attention-rows.js';
+import { attentionProblem, flashAttentionSpec } from '../test/formulas/flash-attention.js';
+import { flashAttentionVarlenSpec, varlenProblem } from '../test/formulas/flash-attention-varlen.js';
 import { mapSpecs } from '../test/formulas/index.js';
+import { ternaryOf, thresholdedOf } from '../test/formulas/ternary.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
 
@@ -109,22 +118,68 @@ function linearCase(c: LinearCase): NamedCase {
   };
 }
 
+/** Which of random trits are set to 0, and whether rows of zeros have a scale of 0, as `pruneRows` leaves them. */
+interface Sparsity {
+  name: string;
+  isZero(row: number, col: number, generator: Generator): boolean;
+  pruned?: boolean;
+}
+
+const unstructured = (name: string, probability: number): Sparsity => ({
+  name,
+  isZero: (_row, _col, generator) => generator.uniform(1)[0] < probability,
+});
+const zeroRows = (name: string, share: number, pruned: boolean): Sparsity => ({
+  name,
+  isZero: (row) => ((row * 7919) % 20) / 20 < share,
+  pruned,
+});
+
+/** docs/ternary-sparsity.md. A third of random trits is 0 anyway. */
+const SPARSITY: readonly Sparsity[] = [
+  unstructured('a third zeros', 0),
+  unstructured('half zeros', 0.25),
+  unstructured('80 % zeros', 0.7),
+  unstructured('95 % zeros', 0.925),
+  zeroRows('half of the rows zeros', 0.5, false),
+  zeroRows('90 % of the rows zeros', 0.9, false),
+  zeroRows('half of the rows pruned (zeros)', 0.5, true),
+  zeroRows('90 % of the rows pruned (zeros)', 0.9, true),
+  { name: 'half of the feature blocks zeros', isZero: (_row, col) => Math.floor(col / 256) % 2 === 0 },
+  { name: '80 % of the feature blocks zeros', isZero: (_row, col) => Math.floor(col / 256) % 5 !== 0 },
+];
+
+function sparseWeight(n: number, k: number, { isZero, pruned }: Sparsity): TernaryTensor {
+  const generator = new Generator(8);
+  const trits = new Int8Array(n * k);
+  for (let i = 0; i < trits.length; i++) {
+    const trit = generator.integer(3) - 1;
+    if (!isZero(Math.floor(i / k), i % k, generator)) trits[i] = trit;
+  }
+  const scale = pruned ? Array.from({ length: n }, (_, row) => (isZero(row, 0, generator) ? 0 : 0.5)) : 0.5;
+  return TernaryTensor.fromTrits(trits, [n, k], scale, { device: 'cpu' });
+}
+
 /** int8 activations, their rounding included. The result has to be exact. */
-function ternaryCase(c: LinearCase): NamedCase {
-  const name = `ternary-matmul int8 ${c.name}`;
+function ternaryCase(c: LinearCase, sparsity?: Sparsity): NamedCase {
+  const name = `ternary-matmul int8 ${c.name}${sparsity ? `, ${sparsity.name}` : ''}`;
   const { m, n, k } = sizes(c);
   return {
     name,
     unit: 'integer operations',
     prepare() {
       const x = randn([m, k], OPTIONS);
-      const weight = randn([n, k], { ...OPTIONS, seed: 8 });
-      const packed = quantizeTernary(weight);
-      weight.dispose();
+      let packed: TernaryTensor;
+      if (sparsity === undefined) {
+        using weight = randn([n, k], { ...OPTIONS, seed: 8 });
+        packed = quantizeTernary(weight);
+      } else {
+        packed = sparseWeight(n, k, sparsity);
+      }
       return {
         amount: 2 * m * n * k,
         async check() {
-          const [values, trits, scale] = [await x.data(), await packed.trits(), await packed.scale.item()];
+          const [values, trits, scales] = [await x.data(), await packed.trits(), await packed.scale.data()];
           using out = ternaryMatmul(x, packed);
           const result = await out.data();
           const random = new Generator(3);
@@ -141,7 +196,9 @@ function ternaryCase(c: LinearCase): NamedCase {
               const rounded = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
               sum += rounded * trits[col * k + i];
             }
-            const expected = Math.fround(Math.fround(sum) * Math.fround(scale / s));
+            const expected = Math.fround(
+              Math.fround(sum) * Math.fround((scales.length === 1 ? scales[0] : scales[col]) / s),
+            );
             expectClose(name, result[row * n + col], expected, 0);
           }
         },
@@ -150,6 +207,68 @@ function ternaryCase(c: LinearCase): NamedCase {
           x.dispose();
           packed.dispose();
         },
+      };
+    },
+  };
+}
+
+/** Rounding of a weight, checked to the bit. */
+function quantizeCase({ name: size, rows, cols }: QuantizeCase, options: QuantizeTernaryOptions): NamedCase {
+  const name = `quantize-ternary ${options.method} ${options.granularity ?? ''} ${size}`.replace('  ', ' ');
+  return {
+    name,
+    unit: 'bytes',
+    prepare() {
+      const weight = randn([rows, cols], OPTIONS);
+      return {
+        amount: rows * cols * 4.25,
+        async check() {
+          const values = Float64Array.from(await weight.data());
+          using result = quantizeTernary(weight, options);
+          const [trits, scales] = [await result.trits(), await result.scale.data()];
+          const size = values.length / scales.length;
+          scales.forEach((scale, group) => {
+            const part = values.subarray(group * size, (group + 1) * size);
+            const { method = 'absmean', percentile, k } = options;
+            const expected = method === 'absmean' ? ternaryOf(part) : thresholdedOf(part, method, percentile ?? k ?? 0);
+            expectClose(name, scale, expected.scale, 0);
+            expected.trits.forEach((trit, i) => expectClose(name, trits[group * size + i], trit, 0));
+          });
+        },
+        run: () => quantizeTernary(weight, options).dispose(),
+        dispose: () => weight.dispose(),
+      };
+    },
+  };
+}
+
+/** One draw from the logits of a large vocabulary, on the JavaScript thread. */
+function samplingCase(options: SamplingOptions): NamedCase {
+  const vocabulary = 2 ** 17;
+  const name = `sample ${JSON.stringify(options)} of ${vocabulary}`;
+  return {
+    name,
+    unit: 'bytes',
+    prepare() {
+      const generator = new Generator(7);
+      const logits = generator.normal(vocabulary).map((value) => 3 * value);
+      return {
+        amount: 4 * vocabulary,
+        async check() {
+          // A draw is among the likeliest, as many as the filters can leave.
+          const order = [...logits.keys()].sort((a, b) => logits[b] - logits[a]);
+          const total = logits.reduce((sum, logit) => sum + Math.exp(logit), 0);
+          const { topK = vocabulary, topP = 1 } = options;
+          let [count, sum] = [0, 0];
+          while (count < topK && sum < topP * total) sum += Math.exp(logits[order[count++]]);
+          const allowed = new Set(order.slice(0, count + 1));
+          for (let i = 0; i < SAMPLES; i++) {
+            const id = sample(logits, options, generator);
+            if (!allowed.has(id)) throw new Error(`bench ${name}: expected one of the ${count} likeliest, got ${id}`);
+          }
+        },
+        run: () => void sample(logits, options, generator),
+        dispose: () => undefined,
       };
     },
   };
@@ -189,78 +308,87 @@ function bitLinearStepCase(m: number, n: number, k: number): NamedCase {
   };
 }
 
-/** Query-key pairs that are seen. */
-function attentionPairs({ queries, keys, causal }: AttentionCase): number {
-  if (!causal) return queries * keys;
+/** Query-key pairs that are seen, by all heads. */
+function attentionPairs({ c, sequences }: Problem): number {
+  const [left, right] = [c.window?.[0] ?? -1, c.causal ? 0 : (c.window?.[1] ?? -1)];
   let pairs = 0;
-  for (let i = 0; i < queries; i++) pairs += Math.max(0, Math.min(keys, i + keys - queries + 1));
-  return pairs;
+  for (const { queries, keys } of sequences) {
+    for (let i = 0; i < queries; i++) {
+      const diagonal = c.causal === 'top-left' ? i : i + keys - queries;
+      const first = left < 0 ? 0 : Math.max(0, diagonal - left);
+      const last = right < 0 ? keys - 1 : Math.min(keys - 1, diagonal + right);
+      pairs += Math.max(0, last - first + 1);
+    }
+  }
+  return pairs * c.heads;
 }
 
-async function checkAttention(
+/** Of all rows, that of a few queries is compared with the plain formula. */
+async function checkAttention<C extends AttentionOptionsCase>(
   name: string,
-  c: AttentionCase,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  out: Tensor,
+  spec: OpSpec<C>,
+  c: C,
+  problem: Problem,
+  tensors: Record<string, Tensor>,
 ): Promise<void> {
-  const { batch, queries, keys, heads, keyHeads, headDim, causal } = c;
-  const [qs, ks, vs, result] = [await q.data(), await k.data(), await v.data(), await out.data()];
   const random = new Generator(3);
-  for (let sample = 0; sample < 20; sample++) {
-    const [b, i, h] = [random.integer(batch), random.integer(queries), random.integer(heads)];
-    const g = Math.floor((h * keyHeads) / heads);
-    const last = causal ? i + keys - queries : keys - 1;
-    const scores: number[] = [];
-    for (let j = 0; j <= last; j++) {
-      let score = 0;
-      for (let d = 0; d < headDim; d++) {
-        score += qs[((b * queries + i) * heads + h) * headDim + d] * ks[((b * keys + j) * keyHeads + g) * headDim + d];
-      }
-      scores.push(score / Math.sqrt(headDim));
-    }
-    const largest = Math.max(...scores);
-    const weights = scores.map((score) => Math.exp(score - largest));
-    const total = weights.reduce((sum, weight) => sum + weight, 0);
-    for (let d = 0; d < headDim; d++) {
-      let expected = 0;
-      weights.forEach(
-        (weight, j) => (expected += (weight / total) * vs[((b * keys + j) * keyHeads + g) * headDim + d]),
-      );
-      expectClose(name, result[((b * queries + i) * heads + h) * headDim + d], expected, 1e-5);
-    }
+  const queries = problem.sequences.reduce((sum, each) => sum + each.queries, 0);
+  const only = new Set(Array.from({ length: 20 }, () => random.integer(queries * c.heads)));
+  const values: Record<string, Float64Array> = {};
+  for (const [input, each] of Object.entries(tensors)) values[input] = Float64Array.from(await each.data());
+  const exact = attentionForward(EXACT, values, { ...problem, only });
+  const plain = attentionForward(arithmeticIn('float32'), values, { ...problem, only });
+  const results = tidy(() => spec.call(tensors, c));
+  const computed = exact.lse.map((_, place) => (only.has(place) ? 1 : 0));
+  for (const [output, result] of Object.entries(results)) {
+    const got = Float64Array.from(await result.data());
+    // Rows that were not computed are taken for right. Those of out are found by what the formula left at 0.
+    got.forEach((_, i) => {
+      if (output === 'lse' ? computed[i] === 0 : exact.out[i] === 0) got[i] = exact[output][i];
+    });
+    expectWithinTolerance({
+      name: `${name} ${output}`,
+      got,
+      exact: exact[output],
+      plainError: largestError(plain[output], exact[output]),
+      factor: FORWARD_FACTOR,
+      dtype: 'float32',
+      shape: result.shape,
+    });
+    result.dispose();
   }
 }
 
-function attentionCase(c: AttentionCase, backward: boolean): NamedCase {
-  const { batch, queries, keys, heads, keyHeads, headDim, causal = false } = c;
+function attentionCase<C extends AttentionOptionsCase>(
+  spec: OpSpec<C>,
+  c: C,
+  problemOf: (c: C) => Problem,
+  backward: boolean,
+): NamedCase {
   const name = `flash-attention ${c.name}, ${backward ? 'forward and backward' : 'forward'}`;
   return {
     name,
     unit: 'float operations',
     prepare() {
-      const make = (shape: number[], seed: number): Tensor =>
-        randn(shape, { ...OPTIONS, seed, requiresGrad: backward });
-      const q = make([batch, queries, heads, headDim], 7);
-      const k = make([batch, keys, keyHeads, headDim], 8);
-      const v = make([batch, keys, keyHeads, headDim], 9);
-      const dOut = randn(q.shape, { ...OPTIONS, seed: 10 });
+      const problem = problemOf(c);
+      const tensors: Record<string, Tensor> = {};
+      for (const [input, { shape, values, dtype }] of Object.entries(spec.inputs(c, new Random(name)))) {
+        const requiresGrad = backward && !dtype;
+        tensors[input] = tensor(values, { shape, device: 'cpu', dtype: dtype ?? 'float32', requiresGrad });
+      }
+      const dOut = randn(tensors.q.shape, { ...OPTIONS, seed: 10 });
       return {
-        amount: 4 * batch * heads * headDim * attentionPairs(c) * (backward ? 3.5 : 1),
-        async check() {
-          using out = flashAttention(q, k, v, { causal });
-          await checkAttention(name, c, q, k, v, out);
-        },
+        amount: 4 * c.headDim * attentionPairs(problem) * (backward ? 3.5 : 1),
+        check: () => checkAttention(name, spec, c, problem, tensors),
         run() {
           tidy(() => {
-            const out = flashAttention(q, k, v, { causal });
+            const { out } = spec.call(tensors, c);
             if (backward) out.backward(dOut);
           });
-          for (const each of [q, k, v]) each.clearGrad();
+          for (const each of Object.values(tensors)) each.clearGrad();
         },
         dispose() {
-          for (const each of [q, k, v, dOut]) each.dispose();
+          for (const each of [...Object.values(tensors), dOut]) each.dispose();
         },
       };
     },
@@ -377,17 +505,34 @@ const OWN_CASES = [
   'ternaryMatmul, float activations',
   'bitLinear',
   'flashAttention',
+  'flashAttentionVarlen',
   'linearCrossEntropy',
+];
+
+const QUANTIZE_METHODS: readonly QuantizeTernaryOptions[] = [
+  { method: 'absmean' },
+  { method: 'twn' },
+  { method: 'meanStd', k: 0.5 },
+  { method: 'percentile', percentile: 90 },
+  { method: 'percentile', percentile: 90, granularity: 'tensor' },
 ];
 
 /** Every case, made only when it is its turn. */
 export function benchCases(): NamedCase[] {
   return [
     ...linearCases.bench.map(linearCase),
-    ...ternaryMatmulCases.bench.map(ternaryCase),
+    ...ternaryMatmulCases.bench.map((c) => ternaryCase(c)),
+    ...ternarySparsityBench.flatMap((c) => SPARSITY.map((sparsity) => ternaryCase(c, sparsity))),
+    ...quantizeCases.bench.flatMap((c) => QUANTIZE_METHODS.map((options) => quantizeCase(c, options))),
+    ...[{}, { topK: 40 }, { topP: 0.9 }].map(samplingCase),
     bitLinearStepCase(2048, 512, 192),
-    ...attentionCases.bench.map((c) => attentionCase(c, false)),
-    ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),
+    ...attentionCases.bench.map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, false)),
+    ...attentionCases.bench
+      .filter((c) => c.queries === 1024)
+      .map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, true)),
+    ...[false, true].flatMap((backward) =>
+      varlenAttentionCases.bench.map((c) => attentionCase(flashAttentionVarlenSpec, c, varlenProblem, backward)),
+    ),
     ...linearCrossEntropyCases.bench.flatMap((c) => [lossCase(c, true), lossCase(c, false)]),
     ...mapSpecs((spec) => (OWN_CASES.includes(spec.op) ? [] : spec.cases.bench.map((c) => memoryCase(spec, c)))).flat(),
   ];

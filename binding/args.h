@@ -36,6 +36,9 @@ class Args {
     return result;
   }
 
+  bool has(const char* name) const { return object_.Get(name).IsObject(); }
+  Args object(const char* name) const { return Args(allocator_, op_, object_.Get(name).As<Napi::Object>()); }
+
   int64_t integer(const char* name) const { return object_.Get(name).As<Napi::Number>().Int64Value(); }
   double number(const char* name) const { return object_.Get(name).As<Napi::Number>().DoubleValue(); }
   bool flag(const char* name) const { return object_.Get(name).As<Napi::Boolean>().Value(); }

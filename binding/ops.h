@@ -295,10 +295,13 @@ struct LinearCrossEntropyBackwardParams {
   Tensor d_bias_sum;    // float32 [block_cols], workspace, optional
 };
 
+enum class TernaryMethod : uint8_t { ABSMEAN, TWN, PERCENTILE, MEAN_STD, THRESHOLD };
 struct QuantizeTernaryParams {
   Tensor weight;  // [N, K]
   Tensor packed;  // uint8 [N, ceil(K/4)]
-  Tensor scale;   // float32 [1]
+  Tensor scale;   // float32 [1] or [N]
+  TernaryMethod method;
+  double parameter;
   int64_t rows;
   int64_t cols;
 };
@@ -364,15 +367,24 @@ struct BitLinearWeightBackwardParams {
 
 struct AttentionShape {
   int64_t batch;
-  int64_t queries;
-  int64_t keys;  // may be 0
+  int64_t queries;  // of the longest sequence, as are keys
+  int64_t keys;     // may be 0
   int64_t heads;
   int64_t key_heads;
   int64_t head_dim;      // 1..256
-  int64_t key_capacity;  // rows of k and v per batch entry
+  int64_t key_capacity;  // rows of k and v per batch entry, if not packed
+  Tensor cu_seqlens;     // int32 [2, B + 1], optional: packed sequences; then [total, ...] instead of [B, S, ...]
+  int64_t total_queries;
+  int64_t total_keys;
   double scale;
+  double softcap;        // 0: none
+  Tensor alibi_slopes;   // float32 [H] or [B, H], optional
+  bool alibi_per_batch;  // [B, H]
+  bool top_left;
   int64_t window_left;  // -1: unlimited
   int64_t window_right;
+  Tensor sinks;  // [H], float32 or the dtype of q, optional
+  DropoutMask dropout;
 };
 
 struct FlashAttentionParams {
@@ -381,7 +393,7 @@ struct FlashAttentionParams {
   Tensor k;    // [B, key_capacity, G, D]
   Tensor v;    // [B, key_capacity, G, D]
   Tensor out;  // [B, Sq, H, D]
-  Tensor lse;  // float32 [B, H, Sq]
+  Tensor lse;  // float32 [B, H, Sq], or [H, total_queries]
 };
 
 struct FlashAttentionBackwardParams {
@@ -396,7 +408,9 @@ struct FlashAttentionBackwardParams {
   Tensor d_q;    // [B, Sq, H, D]
   Tensor d_k;    // [B, Sk, G, D]
   Tensor d_v;
-  Tensor delta;  // float32 [B, H, Sq], workspace
+  Tensor d_sinks;  // [H], dtype of sinks; optional like them
+  Tensor delta;    // float32 [B, H, Sq], workspace
+  bool deterministic;
 };
 
 struct MergeAttentionStatesParams {

@@ -64,8 +64,23 @@ LinearCrossEntropyShape linear_cross_entropy_shape(const Args& args) {
   return shape;
 }
 
+TernaryMethod ternary_method(const Args& args) {
+  const std::string method = args.text("method");
+  if (method == "twn") return TernaryMethod::TWN;
+  if (method == "percentile") return TernaryMethod::PERCENTILE;
+  if (method == "meanStd") return TernaryMethod::MEAN_STD;
+  return method == "threshold" ? TernaryMethod::THRESHOLD : TernaryMethod::ABSMEAN;
+}
+
+// One scale, or one for each row.
+Tensor scale_tensor(const Args& args, const char* name, int64_t rows) {
+  const Tensor scale = args.tensor(name, 1);
+  if (scale.length != 1 && scale.length != rows) args.fail(name, "one scale or one for each row");
+  return scale;
+}
+
 AttentionShape attention_shape(const Args& args) {
-  AttentionShape shape;
+  AttentionShape shape{};
   shape.batch = args.integer("batch");
   shape.queries = args.integer("queries");
   shape.keys = args.integer("keys");
@@ -73,9 +88,23 @@ AttentionShape attention_shape(const Args& args) {
   shape.key_heads = args.integer("keyHeads");
   shape.head_dim = args.integer("headDim");
   shape.key_capacity = args.integer("keyCapacity");
+  shape.total_queries = shape.batch * shape.queries;
+  shape.total_keys = shape.batch * shape.key_capacity;
+  if (args.has("packed")) {
+    const Args packed = args.object("packed");
+    shape.cu_seqlens = packed.tensor("cuSeqlens", 2 * (shape.batch + 1));
+    shape.total_queries = packed.integer("totalQueries");
+    shape.total_keys = packed.integer("totalKeys");
+  }
   shape.scale = args.number("scale");
+  shape.softcap = args.number("softcap");
+  shape.alibi_per_batch = args.flag("alibiPerBatch");
+  shape.alibi_slopes = args.optional_tensor("alibiSlopes", (shape.alibi_per_batch ? shape.batch : 1) * shape.heads);
+  shape.top_left = args.flag("topLeft");
   shape.window_left = args.integer("windowLeft");
   shape.window_right = args.integer("windowRight");
+  shape.sinks = args.optional_tensor("sinks", shape.heads);
+  shape.dropout = dropout_mask(args.object("dropout"));
   return shape;
 }
 
@@ -345,9 +374,11 @@ void read(const Args& args, Call<QuantizeTernaryParams>& call) {
   QuantizeTernaryParams& p = call.params;
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
+  p.method = ternary_method(args);
+  p.parameter = args.number("parameter");
   p.weight = args.tensor("weight", p.rows * p.cols);
   p.packed = args.tensor("packed", packed_bytes(p.rows, p.cols));
-  p.scale = args.tensor("scale", 1);
+  p.scale = scale_tensor(args, "scale", p.rows);
 }
 
 void read(const Args& args, Call<DequantizeTernaryParams>& call) {
@@ -355,7 +386,7 @@ void read(const Args& args, Call<DequantizeTernaryParams>& call) {
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
   p.packed = args.tensor("packed", packed_bytes(p.rows, p.cols));
-  p.scale = args.tensor("scale", 1);
+  p.scale = scale_tensor(args, "scale", p.rows);
   p.out = args.tensor("out", p.rows * p.cols);
 }
 
@@ -376,7 +407,7 @@ void read(const Args& args, Call<TernaryMatmulInt8Params>& call) {
   p.codes = args.tensor("codes", p.m * p.k);
   p.activation_scales = args.tensor("activationScales", p.m);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
-  p.weight_scale = args.tensor("weightScale", 1);
+  p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.bias = args.optional_tensor("bias", p.n);
   p.out = args.tensor("out", p.m * p.n);
 }
@@ -388,7 +419,7 @@ void read(const Args& args, Call<TernaryMatmulParams>& call) {
   p.k = args.integer("k");
   p.x = args.tensor("x", p.m * p.k);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
-  p.weight_scale = args.tensor("weightScale", 1);
+  p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.bias = args.optional_tensor("bias", p.n);
   p.out = args.tensor("out", p.m * p.n);
 }
@@ -400,7 +431,7 @@ void read(const Args& args, Call<TernaryMatmulBackwardParams>& call) {
   p.k = args.integer("k");
   p.d_out = args.tensor("dOut", p.m * p.n);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
-  p.weight_scale = args.tensor("weightScale", 1);
+  p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.d_x = args.tensor("dX", p.m * p.k);
 }
 
@@ -418,21 +449,21 @@ void read(const Args& args, Call<BitLinearWeightBackwardParams>& call) {
 void read(const Args& args, Call<FlashAttentionParams>& call) {
   FlashAttentionParams& p = call.params;
   const AttentionShape s = p.shape = attention_shape(args);
-  const int64_t query_length = s.batch * s.queries * s.heads * s.head_dim;
-  const int64_t key_length = s.batch * s.key_capacity * s.key_heads * s.head_dim;
+  const int64_t query_length = s.total_queries * s.heads * s.head_dim;
+  const int64_t key_length = s.total_keys * s.key_heads * s.head_dim;
   p.q = args.tensor("q", query_length);
   p.k = args.tensor("k", key_length);
   p.v = args.tensor("v", key_length);
   p.out = args.tensor("out", query_length);
-  p.lse = args.tensor("lse", s.batch * s.heads * s.queries);
+  p.lse = args.tensor("lse", s.total_queries * s.heads);
 }
 
 void read(const Args& args, Call<FlashAttentionBackwardParams>& call) {
   FlashAttentionBackwardParams& p = call.params;
   const AttentionShape s = p.shape = attention_shape(args);
-  const int64_t query_length = s.batch * s.queries * s.heads * s.head_dim;
-  const int64_t key_length = s.batch * s.keys * s.key_heads * s.head_dim;
-  const int64_t row_count = s.batch * s.heads * s.queries;
+  const int64_t query_length = s.total_queries * s.heads * s.head_dim;
+  const int64_t key_length = s.total_keys * s.key_heads * s.head_dim;
+  const int64_t row_count = s.total_queries * s.heads;
   p.q = args.tensor("q", query_length);
   p.k = args.tensor("k", key_length);
   p.v = args.tensor("v", key_length);
@@ -443,7 +474,9 @@ void read(const Args& args, Call<FlashAttentionBackwardParams>& call) {
   p.d_q = args.tensor("dQ", query_length);
   p.d_k = args.tensor("dK", key_length);
   p.d_v = args.tensor("dV", key_length);
+  p.d_sinks = args.optional_tensor("dSinks", s.heads);
   p.delta = args.tensor("delta", row_count);
+  p.deterministic = args.flag("deterministic");
 }
 
 void read(const Args& args, Call<MergeAttentionStatesParams>& call) {

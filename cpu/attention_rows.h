@@ -21,13 +21,40 @@ constexpr int ROW_STRIDE = MAX_HEAD_DIM + 16;
 
 constexpr float INFINITE = __builtin_inff();
 
+// Whether packed sequences lie within the tensors and are no longer than said. Fails the op otherwise.
+bool check_sequences(const ternflash::AttentionShape& shape, Context& context) {
+  if (!shape.cu_seqlens.data) return true;
+  const int32_t* begin = static_cast<const int32_t*>(shape.cu_seqlens.data);
+  const int64_t totals[2] = {shape.total_queries, shape.total_keys};
+  const int64_t longest[2] = {shape.queries, shape.keys};
+  for (int side = 0; side < 2; side++, begin += shape.batch + 1) {
+    bool valid = begin[0] == 0 && begin[shape.batch] == totals[side];
+    for (int64_t i = 0; i < shape.batch; i++)
+      valid = valid && begin[i] <= begin[i + 1] && begin[i + 1] - begin[i] <= longest[side];
+    if (valid) continue;
+    context.fail("expected cumulative lengths that rise from 0 to the total, got others");
+    return false;
+  }
+  return true;
+}
+
+void clear_tensor(const Tensor& tensor) {
+  __builtin_memset(tensor.data, 0, size_t(tensor.length) * (tensor.dtype == DType::FLOAT32 ? 4 : 2));
+}
+
 struct AttentionRows {
   const ternflash::AttentionShape& shape;
   int64_t batch;
   int64_t key_head;
   int64_t head_begin;
   int64_t group;
-  int64_t count;  // packed rows
+  // Of this batch entry.
+  int64_t queries;
+  int64_t keys;
+  int64_t first_query;  // row of q, taken as [total_queries, H, D]
+  int64_t first_token;  // row of k, taken as [total_keys, G, D]
+  int64_t offset;       // query i is beside key i + offset
+  int64_t count;        // packed rows
 
   AttentionRows(const ternflash::AttentionShape& shape, int64_t batch, int64_t key_head)
       : shape(shape),
@@ -35,40 +62,60 @@ struct AttentionRows {
         key_head(key_head),
         head_begin(ceil_div(key_head * shape.heads, shape.key_heads)),
         group(ceil_div((key_head + 1) * shape.heads, shape.key_heads) - head_begin),
-        count(group * shape.queries) {}
+        queries(shape.queries),
+        keys(shape.keys),
+        first_query(batch * shape.queries),
+        first_token(batch * shape.key_capacity) {
+    if (shape.cu_seqlens.data) {
+      const int32_t* query_begin = static_cast<const int32_t*>(shape.cu_seqlens.data) + batch;
+      const int32_t* key_begin = query_begin + shape.batch + 1;
+      first_query = query_begin[0];
+      first_token = key_begin[0];
+      queries = query_begin[1] - query_begin[0];
+      keys = key_begin[1] - key_begin[0];
+    }
+    offset = shape.top_left ? 0 : keys - queries;
+    count = group * queries;
+  }
 
   int64_t query(int64_t row) const { return row / group; }
   int64_t head(int64_t row) const { return head_begin + row % group; }
+  int64_t diagonal(int64_t row) const { return query(row) + offset; }
   // Where the row starts in q, out and their gradients, [B, Sq, H, D].
-  int64_t start(int64_t row) const {
-    return ((batch * shape.queries + query(row)) * shape.heads + head(row)) * shape.head_dim;
+  int64_t start(int64_t row) const { return ((first_query + query(row)) * shape.heads + head(row)) * shape.head_dim; }
+  // The row's place in lse and delta, [B, H, Sq] or [H, total_queries]; also its number among those of dropout.
+  int64_t statistic(int64_t row) const {
+    if (shape.cu_seqlens.data) return head(row) * shape.total_queries + first_query + query(row);
+    return (batch * shape.heads + head(row)) * shape.queries + query(row);
   }
-  // The row's place in lse and delta, [B, H, Sq].
-  int64_t statistic(int64_t row) const { return (batch * shape.heads + head(row)) * shape.queries + query(row); }
   // The row's number among the packed rows of all batch entries and key heads.
-  int64_t packed(int64_t row) const { return (batch * shape.heads + head_begin) * shape.queries + row; }
+  int64_t packed(int64_t row) const { return first_query * shape.heads + head_begin * queries + row; }
   // Where a key starts in k and v, [B, key_capacity, G, D].
-  int64_t key_start(int64_t key) const {
-    return ((batch * shape.key_capacity + key) * shape.key_heads + key_head) * shape.head_dim;
+  int64_t key_start(int64_t key) const { return ((first_token + key) * shape.key_heads + key_head) * shape.head_dim; }
+
+  float slope(int64_t row) const {
+    if (!shape.alibi_slopes.data) return 0.0f;
+    const int64_t begin = shape.alibi_per_batch ? batch * shape.heads : 0;
+    return static_cast<const float*>(shape.alibi_slopes.data)[begin + head(row)];
   }
 
   // The row sees keys [first_key, end_key); both rise with the row and lie in [0, keys].
   int64_t first_key(int64_t row) const {
     if (shape.window_left < 0) return 0;
-    return clamp(query(row) + shape.keys - shape.queries - shape.window_left, shape.keys);
+    return clamp(diagonal(row) - shape.window_left, keys);
   }
   int64_t end_key(int64_t row) const {
-    if (shape.window_right < 0) return shape.keys;
-    return clamp(query(row) + shape.keys - shape.queries + shape.window_right + 1, shape.keys);
+    if (shape.window_right < 0) return keys;
+    return clamp(diagonal(row) + shape.window_right + 1, keys);
   }
   // Only rows [first_row, end_row) can see any of keys [key_begin, key_end).
   int64_t first_row(int64_t key_begin) const {
     if (shape.window_right < 0) return 0;
-    return group * clamp(key_begin - shape.window_right - shape.keys + shape.queries, shape.queries);
+    return group * clamp(key_begin - shape.window_right - offset, queries);
   }
   int64_t end_row(int64_t key_end) const {
     if (shape.window_left < 0) return count;
-    return group * clamp(key_end + shape.window_left - shape.keys + shape.queries, shape.queries);
+    return group * clamp(key_end + shape.window_left - offset, queries);
   }
 
  private:
@@ -120,41 +167,6 @@ TERNFLASH_INLINE void load_tile_transposed(const Tensor& tensor, int64_t head_di
   }
   for (int64_t i = count; i < round_up(count, LANES); i++)
     for (int64_t d = 0; d < head_dim; d++) tile[d * STRIDE + i] = 0.0f;
-}
-
-// Lanes where first <= key < end keep their score, the others see nothing.
-TERNFLASH_INLINE Vec mask_score(Vec score, VecInt key, VecInt first, VecInt end) {
-  const VecInt visible = (key >= first) & (key < end);
-  return visible ? score : broadcast(-INFINITE);
-}
-
-TERNFLASH_INLINE VecInt load_int(const int32_t* p) { return as_int(load(reinterpret_cast<const float*>(p))); }
-
-// first, first + 1, ...
-TERNFLASH_INLINE VecInt count_from(int64_t first) {
-  int32_t numbers[LANES];
-  for (int i = 0; i < LANES; i++) numbers[i] = int32_t(first) + i;
-  return load_int(numbers);
-}
-
-// e^x for the x of a softmax, which is never much above 0; 0 below -87, where vec_exp would go on into subnormal
-// numbers, which some processors multiply very slowly. The polynomial of vec_exp; NaN stays NaN.
-TERNFLASH_INLINE Vec softmax_exp(Vec x) {
-  const VecInt small = x < -87.0f;
-  const Vec clamped = small ? broadcast(-87.0f) : x;
-  const Vec magic = broadcast(12582912.0f + 127.0f);  // leaves n + 127 in the low bits, the exponent field of 2^n
-  const Vec shifted = clamped * 1.44269504088896341f + magic;
-  const Vec n = shifted - magic;
-  Vec r = clamped - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  Vec p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  return small ? Vec{} : p * as_float(as_int(shifted) << 23);
 }
 
 }  // namespace

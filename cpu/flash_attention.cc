@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Flash attention, forward: out = softmax(scale * q k^T + mask) v, lse = log of the softmax's denominator.
+// Flash attention, forward: out = dropout(softmax(rule(scale * q k^T) + mask)) v, lse = log of the softmax's
+// denominator.
 //
-//   q, out [B, Sq, H, D], k, v [B, key_capacity, G, D], lse [B, H, Sq]
+//   q, out [B, Sq, H, D], k, v [B, key_capacity, G, D], lse [B, H, Sq]; packed sequences instead: [total, ., D], [H,
+//   total]
+//
+// The rule is softcap and ALiBi (attention_scores.h), the denominator has a sink if there is one, and dropout is in
+// attention_dropout.h. Each is a pass of its own over the tile of scores, so that who uses none pays for none.
 //
 // Never a matrix of Sq x Sk: a task owns a tile of packed rows (attention_rows.h) of one batch entry and key head and
 // walks over tiles of keys with the running maximum, sum and output of each row (Dao 2023, FlashAttention-2, algorithm
@@ -12,7 +17,7 @@
 //   s = K q^T              [keys][rows], so that a vector holds one key's scores of LANES rows and the softmax needs no
 //                          sums across lanes
 //   p = exp(s - maximum)   over s
-//   out = out * exp(old maximum - maximum) + p^T V
+//   out = out * exp(old maximum - maximum) + dropped(p)^T V
 //
 // Key tiles that no row of the tile sees are not visited, in a tile on the edge of the mask the products skip blocks
 // that are wholly masked, and only vectors on that edge compare key numbers.
@@ -22,9 +27,11 @@
 // of a key head, tasks also split the keys, SPLIT_KEYS each, and a second step merges their results. Tiles and splits
 // depend on the shape alone, so a result does not depend on the number of threads.
 //
-// Scratch per thread: 560 KB, of which head dim 64 touches 160 KB.
+// Scratch per thread: 570 KB, of which head dim 64 touches 160 KB.
 
+#include "attention_dropout.h"
 #include "attention_rows.h"
+#include "attention_scores.h"
 #include "kernels.h"
 #include "tile_gemm.h"
 
@@ -57,12 +64,18 @@ struct Scratch {
   alignas(64) float rescale[ROWS];
   alignas(64) int32_t first_key[ROWS];
   alignas(64) int32_t end_key[ROWS];
+  // For the rule of scores that are not plain, and for dropout: a tile of keys is one word of bits then.
+  alignas(64) float slope[ROWS];
+  alignas(64) int32_t diagonal[ROWS];
+  alignas(64) uint32_t keep[ROWS];
 };
+static_assert(KEEP_KEYS <= KEYS && SPLIT_KEYS % KEEP_KEYS == 0, "a split must begin with a word of bits");
 static_assert(FEW_KEYS % LANES == 0 && FEW_KEYS * FEW_STRIDE <= KEYS * ROW_STRIDE, "a few rows' keys must fit");
 
 // A tile of packed rows [row_begin, row_begin + count), which are rows `base` and on in scratch.
 struct RowTile {
   const FlashAttentionParams& params;
+  const ScoreRule& rule;
   AttentionRows rows;
   int64_t row_begin;
   int64_t count;
@@ -75,6 +88,8 @@ static void start_rows(const RowTile& tile, Scratch& scratch) {
     scratch.end_key[tile.base + i] = int32_t(tile.rows.end_key(tile.row_begin + i));
     scratch.maximum[tile.base + i] = -INFINITE;
     scratch.sum[tile.base + i] = 0.0f;
+    scratch.slope[tile.base + i] = tile.rows.slope(tile.row_begin + i);
+    scratch.diagonal[tile.base + i] = int32_t(tile.rows.diagonal(tile.row_begin + i));
     float* out = scratch.out + (tile.base + i) * ROW_STRIDE;
     for (int64_t d = 0; d < tile.params.shape.head_dim; d += LANES) store(out + d, Vec{});
   }
@@ -127,12 +142,41 @@ static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, in
   store(scratch.rescale + lane, rescale);
 }
 
+// The rule on scores of keys [begin, end) of the tile and vectors of rows [lane_begin, lane_end).
+static __attribute__((noinline)) void apply_rule(const RowTile& tile, int64_t key_begin, int64_t begin, int64_t end,
+                                                 int64_t lane_begin, int64_t lane_end, Scratch& scratch) {
+  const ScoreRule rule = tile.rule;
+  for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
+    const Vec slope = load(scratch.slope + lane);
+    const VecInt diagonal = load_int(scratch.diagonal + lane);
+    for (int64_t j = begin; j < end; j++) {
+      float* p = scratch.p + j * ROWS + lane;
+      Vec derivative;
+      store(p, rule.apply(load(p), slope, diagonal, VecInt{} + int32_t(key_begin + j), derivative));
+    }
+  }
+}
+
+// Probabilities of keys [begin, end) of the tile, which begins with a word of bits.
+static __attribute__((noinline)) void drop_probabilities(int64_t begin, int64_t end, int64_t lane_begin,
+                                                         int64_t lane_end, Scratch& scratch) {
+  for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
+    const VecInt words = load_int(reinterpret_cast<const int32_t*>(scratch.keep) + lane);
+    for (int64_t j = begin; j < end; j++) {
+      float* p = scratch.p + j * ROWS + lane;
+      store(p, keep_lanes(load(p), words, VecInt{} + int32_t(1u << j)));
+    }
+  }
+}
+
 // Keys [key_begin, key_begin + keys) for a tile of rows as columns; the next step's keys end at next_end.
 static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, int64_t next_end, Scratch& scratch) {
   const int64_t head_dim = tile.params.shape.head_dim;
   const int64_t vectors = ceil_div(tile.count, LANES);
   const int64_t next = key_begin + keys;
   const auto key_start = [&](int64_t key) { return tile.rows.key_start(key); };
+  const bool drops = tile.params.shape.dropout.threshold > 0;
+  if (drops) keep_words(tile.rows, tile.row_begin, tile.count, key_begin / KEEP_KEYS, scratch.keep);
   for (int64_t vector = 0; vector < vectors; vector += BLOCK_VECTORS) {
     const int64_t vector_end = min64(vector + BLOCK_VECTORS, vectors);
     prefetch_rows(tile.params.k, head_dim, min64(next_end, next + vector * KEYS / vectors),
@@ -147,6 +191,7 @@ static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys,
     tile_gemm<ROW_STRIDE, 1>({end - begin, vector_end - vector, head_dim, scratch.k + begin * ROW_STRIDE,
                               scratch.q + lane_begin, ROWS, scratch.p + begin * ROWS + lane_begin, ROWS, Start::ZERO,
                               nullptr});
+    if (!tile.rule.plain) apply_rule(tile, key_begin, begin, end, lane_begin, lane_end, scratch);
     for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
       if (masked)
         softmax_column<true>(scratch, lane, key_begin, begin, end);
@@ -155,6 +200,7 @@ static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys,
       for (int64_t j = 0; j < min64(begin, keys); j++) store(scratch.p + j * ROWS + lane, Vec{});
       for (int64_t j = end; j < keys; j++) store(scratch.p + j * ROWS + lane, Vec{});
     }
+    if (drops) drop_probabilities(begin, end, lane_begin, lane_end, scratch);
   }
   for (int64_t row = 0; row < tile.count; row += BLOCK_ROWS) {
     const int64_t row_end = min64(row + BLOCK_ROWS, tile.count);
@@ -217,8 +263,12 @@ static void few_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, 
         for (int u = 0; u < LANES; u++) sums[u] += load(k + u * FEW_STRIDE + d) * q_part;
       }
       const int32_t end = scratch.end_key[row] < key_end ? scratch.end_key[row] : key_end;
-      store(scratch.p + i * ROWS + j,
-            mask_score(lane_sums<LANES>(sums), key, VecInt{} + scratch.first_key[row], VecInt{} + end));
+      Vec scores = lane_sums<LANES>(sums);
+      Vec derivative;
+      if (!tile.rule.plain)
+        scores =
+            tile.rule.apply(scores, broadcast(scratch.slope[row]), VecInt{} + scratch.diagonal[row], key, derivative);
+      store(scratch.p + i * ROWS + j, mask_score(scores, key, VecInt{} + scratch.first_key[row], VecInt{} + end));
     }
   }
   for (int64_t i = 0; i < tile.count; i++) {
@@ -250,34 +300,40 @@ static void attend_many_rows(const RowTile& tile, int64_t split_begin, int64_t s
   for (int64_t i = tile.count; i < round_up(tile.count, LANES); i++) {  // padding lanes do as the last row
     scratch.first_key[i] = scratch.first_key[tile.count - 1];
     scratch.end_key[i] = scratch.end_key[tile.count - 1];
+    scratch.slope[i] = scratch.slope[tile.count - 1];
+    scratch.diagonal[i] = scratch.diagonal[tile.count - 1];
     scratch.maximum[i] = -INFINITE;
     scratch.sum[i] = 0.0f;
   }
   const auto row_start = [&](int64_t i) { return tile.rows.start(tile.row_begin + i); };
   load_tile_transposed<ROWS>(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
   const int64_t end = min64(split_end, scratch.end_key[tile.count - 1]);
-  for (int64_t key = max64(split_begin, scratch.first_key[0]); key < end; key += KEYS) {
-    const int64_t keys = min64(KEYS, end - key);
+  const bool drops = shape.dropout.threshold > 0;
+  const int64_t step = drops ? KEEP_KEYS : KEYS;
+  const int64_t first = max64(split_begin, scratch.first_key[0]);
+  for (int64_t key = drops ? first / KEEP_KEYS * KEEP_KEYS : first; key < end; key += step) {
+    const int64_t keys = min64(step, end - key);
     const auto key_start = [&](int64_t i) { return tile.rows.key_start(key + i); };
     load_tile(tile.params.k, shape.head_dim, keys, key_start, 1.0f, scratch.k);
     load_tile(tile.params.v, shape.head_dim, keys, key_start, 1.0f, scratch.v);
-    many_rows_step(tile, key, keys, min64(key + 2 * KEYS, end), scratch);
+    many_rows_step(tile, key, keys, min64(key + 2 * step, end), scratch);
   }
 }
 
 // All rows of one key head, where they are few.
-static RowTile head_tile(const FlashAttentionParams& params, int64_t batch, int64_t key_head) {
+static RowTile head_tile(const FlashAttentionParams& params, const ScoreRule& rule, int64_t batch, int64_t key_head) {
   const AttentionRows rows(params.shape, batch, key_head);
-  return {params, rows, 0, rows.count, rows.head_begin * params.shape.queries};
+  return {params, rule, rows, 0, rows.count, rows.head_begin * rows.queries};
 }
 
 // The same for the few rows of all key heads of a batch entry.
-static void attend_few_rows(const FlashAttentionParams& params, int64_t batch, int64_t split_begin, int64_t split_end,
-                            Scratch& scratch) {
+static void attend_few_rows(const FlashAttentionParams& params, const ScoreRule& rule, int64_t batch,
+                            int64_t split_begin, int64_t split_end, Scratch& scratch) {
   const AttentionShape& shape = params.shape;
+  if (AttentionRows(shape, batch, 0).queries == 0) return;
   int64_t begin = split_begin, end = split_end;
   for (int64_t key_head = 0; key_head < shape.key_heads; key_head++) {
-    const RowTile tile = head_tile(params, batch, key_head);
+    const RowTile tile = head_tile(params, rule, batch, key_head);
     start_rows(tile, scratch);
     const auto row_start = [&](int64_t i) { return tile.rows.start(i); };
     load_tile(params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q + tile.base * ROW_STRIDE);
@@ -296,7 +352,7 @@ static void attend_few_rows(const FlashAttentionParams& params, int64_t batch, i
       for (int64_t i = 0; i < keys; i++)
         load_row(params.v, rows.key_start(key + i), heads * shape.head_dim, 1.0f, scratch.v + i * FEW_STRIDE);
       for (int64_t i = 0; i < heads; i++)
-        few_rows_step(head_tile(params, batch, first + i), key, keys, i * shape.head_dim, scratch);
+        few_rows_step(head_tile(params, rule, batch, first + i), key, keys, i * shape.head_dim, scratch);
     }
   }
 }
@@ -304,11 +360,20 @@ static void attend_few_rows(const FlashAttentionParams& params, int64_t batch, i
 static void finish_row(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, float maximum,
                        float sum, float* out) {
   const int64_t head_dim = params.shape.head_dim;
+  const float sink = sink_of(params.shape, rows.head(row));
   const bool sees_a_key = maximum != -INFINITE;
-  const float factor = sees_a_key ? 1.0f / sum : 0.0f;
+  float shrink = 1.0f;  // of what was summed below a lower maximum
+  if (sink != -INFINITE) {
+    const float raised = sink > maximum || sink != sink ? sink : maximum;  // NaN stays
+    shrink = vec_exp(broadcast(maximum - raised))[0];
+    sum = sum * shrink + vec_exp(broadcast(sink - raised))[0];
+    maximum = raised;
+  }
+  const float factor = sees_a_key ? shrink * keep_scale(params.shape) / sum : 0.0f;
   for (int64_t d = 0; d < head_dim; d++) out[d] *= factor;
   store_floats(params.out, rows.start(row), head_dim, out);
-  static_cast<float*>(params.lse.data)[rows.statistic(row)] = sees_a_key ? maximum + __builtin_logf(sum) : -INFINITE;
+  static_cast<float*>(params.lse.data)[rows.statistic(row)] =
+      maximum != -INFINITE ? maximum + __builtin_logf(sum) : -INFINITE;
 }
 
 // The results of a row's splits: maximum, sum, out not yet divided by the sum.
@@ -318,7 +383,7 @@ static void merge_splits(const FlashAttentionParams& params, const AttentionRows
   float maximum = -INFINITE;
   for (int64_t split = 0; split < splits; split++) {
     const float candidate = partial[split * split_stride];
-    maximum = candidate > maximum ? candidate : maximum;
+    maximum = candidate > maximum || candidate != candidate ? candidate : maximum;  // NaN stays
   }
   float out[MAX_HEAD_DIM] = {};
   float sum = 0.0f;
@@ -355,24 +420,32 @@ namespace ternflash::cpu::TERNFLASH_ISA {
 
 void flash_attention(const FlashAttentionParams& params, Context& context) {
   const AttentionShape& shape = params.shape;
+  if (!check_sequences(shape, context)) {
+    clear_tensor(params.out);
+    clear_tensor(params.lse);
+    return;
+  }
+  const ScoreRule rule(shape);
   const int64_t max_rows = ceil_div(shape.heads, shape.key_heads) * shape.queries;
   const int64_t tiles = ceil_div(max_rows, ROWS);
   const int64_t splits = tiles == 1 ? max64(1, ceil_div(shape.keys, SPLIT_KEYS)) : 1;
   const int64_t pairs = shape.batch * shape.key_heads;
-  const int64_t split_stride = shape.batch * shape.heads * shape.queries * (2 + shape.head_dim);
+  const int64_t split_stride = shape.total_queries * shape.heads * (2 + shape.head_dim);
   float* partials = splits > 1 ? shared_scratch<float>(context, splits * split_stride) : nullptr;
   const auto split_end = [&](int64_t split) {
     return splits == 1 ? shape.keys : min64((split + 1) * SPLIT_KEYS, shape.keys);
   };
 
-  if (max_rows <= FEW_ROWS && shape.heads * shape.queries <= ROWS && shape.keys > MANY_KEYS) {
+  // Dropout is for training, where rows are many: the few have no code for it.
+  const bool few = max_rows <= FEW_ROWS && shape.heads * shape.queries <= ROWS && shape.keys > MANY_KEYS;
+  if (few && shape.dropout.threshold == 0) {
     parallel_for(context, splits * shape.batch, [&](int64_t task, int thread) {
       const int64_t batch = task % shape.batch;
       const int64_t split = task / shape.batch;
       Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
-      attend_few_rows(params, batch, split * SPLIT_KEYS, split_end(split), scratch);
+      attend_few_rows(params, rule, batch, split * SPLIT_KEYS, split_end(split), scratch);
       for (int64_t key_head = 0; key_head < shape.key_heads; key_head++)
-        write_rows(head_tile(params, batch, key_head), partials + split * split_stride, scratch);
+        write_rows(head_tile(params, rule, batch, key_head), partials + split * split_stride, scratch);
     });
   } else {
     // The last tiles first: under a causal mask they are the longest.
@@ -383,7 +456,7 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
       const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
       if (row_begin >= rows.count) return;
       Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
-      const RowTile tile{params, rows, row_begin, min64(ROWS, rows.count - row_begin), 0};
+      const RowTile tile{params, rule, rows, row_begin, min64(ROWS, rows.count - row_begin), 0};
       attend_many_rows(tile, split * SPLIT_KEYS, split_end(split), scratch);
       write_rows(tile, partials ? partials + split * split_stride : nullptr, scratch);
     });

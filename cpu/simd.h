@@ -124,8 +124,8 @@ TERNFLASH_INLINE Vec vec_normal_tail(Vec x, Vec bell) {
   return p * t * bell;
 }
 
-TERNFLASH_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-TERNFLASH_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+TERNFLASH_INLINE constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+TERNFLASH_INLINE constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 TERNFLASH_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TERNFLASH_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 

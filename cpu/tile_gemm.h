@@ -95,13 +95,13 @@ static __attribute__((noinline)) void tile_gemm_columns(const TileGemm& g, int64
   if (row < g.rows) tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, 1, VECTORS>(g, row, vector);
 }
 
-// A(m, t) = a[m * A_ROW_STRIDE + t * A_DEPTH_STRIDE].
-template <int A_ROW_STRIDE, int A_DEPTH_STRIDE>
+// A(m, t) = a[m * A_ROW_STRIDE + t * A_DEPTH_STRIDE]. Sums are made of sections of `SECTION`; shorter ones err less.
+template <int A_ROW_STRIDE, int A_DEPTH_STRIDE, int64_t SECTION = DEPTH_SECTION>
 TERNFLASH_INLINE void tile_gemm(const TileGemm& whole) {
   TileGemm g = whole;
   int64_t rest = whole.depth;
   do {
-    g.depth = min64(rest, DEPTH_SECTION);
+    g.depth = min64(rest, SECTION);
     int64_t vector = 0;
     for (; vector + BLOCK_VECTORS <= g.vectors; vector += BLOCK_VECTORS)
       tile_gemm_columns<A_ROW_STRIDE, A_DEPTH_STRIDE, BLOCK_VECTORS>(g, vector);

@@ -387,6 +387,8 @@ export interface LinearCrossEntropyBackwardParams extends CrossEntropyRule, Line
   dBiasSum: TensorArg | null;
 }
 
+export type TernaryMethod = 'absmean' | 'twn' | 'percentile' | 'meanStd' | 'threshold';
+
 /**
  * Ternary codes are packed four to a byte along K: byte [n, k >> 2] holds trit + 1 of feature k in bits 2 * (k & 3);
  * a row takes ceil(K / 4) bytes and the unused bits of its last byte hold code 1 (trit 0).
@@ -396,13 +398,28 @@ export interface QuantizeTernaryParams {
   weight: TensorArg;
   /** uint8 [N, ceil(K/4)] */
   packed: TensorArg;
-  /**
-   * float32 [1]: g = fround(max(mean |W|, 1e-5)). trit = clip(roundHalfEven(fround(W * fround(1 / g))), -1, 1).
-   * So that every backend gets the same bits, mean |W| is summed in float64 in one fixed order: over the flat index, chunks
-   * of 4096; within a chunk 16 lanes, lane l adding the elements whose index in the chunk is l mod 16 in ascending order; the
-   * lanes added 0..15 to the chunk's sum, the chunks' sums added in ascending order; then divided by N * K.
-   */
+  /** float32 [1] or [N]. The n weights that share a scale, the whole matrix or a row, are a group; each is rounded by itself. */
   scale: TensorArg;
+  /**
+   * With a = |W| and float64 operations as written, only where fround is named rounded to float32:
+   *
+   * absmean: scale = fround(max(sum(a) / n, 1e-5)), trit = clip(roundHalfEven(fround(W * fround(1 / scale))), -1, 1).
+   *
+   * The others: trit = 1 if W > d, -1 if W < -d, else 0; scale = fround(sum of the a > d / their number), 1 if there are none. d is fround of
+   * - twn: 0.7 * (sum(a) / n)
+   * - percentile: the a of index floor(parameter / 100 * (n - 1)) in ascending order
+   * - meanStd: max(m + parameter * sqrt(sum((a - m) * (a - m)) / n), 0), m = sum(a) / n
+   * - threshold: parameter
+   *
+   * With these, if one of the group is NaN or infinite, all its trits are 0 and its scale is NaN.
+   *
+   * So that every backend gets the same bits, a sum is taken in float64 in one fixed order: over the index in the group, chunks of 4096;
+   * within a chunk 16 lanes, lane l adding the elements whose index in the chunk is l mod 16 in ascending order; the lanes added 0..15 to
+   * the chunk's sum, the chunks' sums added in ascending order.
+   */
+  method: TernaryMethod;
+  /** percentile: from 0 to 100; meanStd: any; threshold: not negative; 0 for the others */
+  parameter: number;
   rows: number;
   cols: number;
 }
@@ -440,7 +457,7 @@ export interface TernaryMatmulInt8Params {
   /** [N], dtype of out, or null */
   bias: TensorArg | null;
   /**
-   * [M, N]. acc = sum_k codes * trits exactly in int32; y = fround(fround(acc) * fround(weightScale / activationScale)); then, with a
+   * [M, N]. acc = sum_k codes * trits exactly in int32, 0 for a row whose weightScale is 0; y = fround(fround(acc) * fround(weightScale / activationScale)); then, with a
    * bias, fround(y + bias); rounded to out's dtype.
    */
   out: TensorArg;
@@ -490,20 +507,40 @@ export interface BitLinearWeightBackwardParams {
 
 export interface AttentionShape {
   batch: number;
+  /** Of each batch entry; of the longest where lengths differ (`packed`). */
   queries: number;
   keys: number;
   heads: number;
   keyHeads: number;
   headDim: number;
-  /** Rows of k and v per batch entry: k and v are [B, keyCapacity, G, D] of which the first `keys` are used. */
+  /** Rows of k and v per batch entry: k and v are [B, keyCapacity, G, D] of which the first `keys` are used. Unused with `packed`. */
   keyCapacity: number;
-  scale: number;
   /**
-   * Query i sees keys j with i + keys - queries - windowLeft <= j <= i + keys - queries + windowRight; -1 is unlimited. Causal is
-   * windowRight 0.
+   * Sequences of different lengths end to end, or null. Then [B, Sq, …] and [B, Sk, …] stand for [totalQueries, …] and [totalKeys, …],
+   * [B, H, Sq] stands for [H, totalQueries], and entry b has queries cuSeqlens[0][b] to cuSeqlens[0][b + 1] - 1 and keys cuSeqlens[1][b] to
+   * cuSeqlens[1][b + 1] - 1, either of which may be none; Sq, Sk, i and j below are the entry's own. cuSeqlens: int32 [2, B + 1].
    */
+  packed: { cuSeqlens: TensorArg; totalQueries: number; totalKeys: number } | null;
+  /** s = scale * q.k */
+  scale: number;
+  /** If not 0, s becomes softcap * tanh(s / softcap). */
+  softcap: number;
+  /** float32 [H], or [B, H] if `alibiPerBatch`, or null. s then loses slope * |diagonal - j|. */
+  alibiSlopes: TensorArg | null;
+  alibiPerBatch: boolean;
+  /** The diagonal, the key beside query i, is i if true, else i + Sk - Sq. */
+  topLeft: boolean;
+  /** Query i sees keys j with diagonal - windowLeft <= j <= diagonal + windowRight; -1 is unlimited. Causal is windowRight 0. */
   windowLeft: number;
   windowRight: number;
+  /** [H], float32 or the dtype of q, or null: one more score in the softmax of every query of the head, which brings no value. */
+  sinks: TensorArg | null;
+  /**
+   * Drops probabilities: out = sum of dropped(p) v, with p and lse as without. The number of (row, j), row being the query's place in lse, is in
+   * block offset + (row * ceil(keys / 32) + floor(j / 32)) * 4 + floor((j % 8) / 2), word floor((j % 32) / 8), half j % 2; `keys` as above, so of the
+   * longest. Threshold 0 for none.
+   */
+  dropout: DropoutMask;
 }
 
 export interface FlashAttentionParams extends AttentionShape {
@@ -513,7 +550,7 @@ export interface FlashAttentionParams extends AttentionShape {
   v: TensorArg;
   /** [B, Sq, H, D]; 0 for a query that sees no key */
   out: TensorArg;
-  /** float32 [B, H, Sq]; -Infinity for a query that sees no key */
+  /** float32 [B, H, Sq]: log of the sum of e^s over the keys seen and the sink; for a query that sees no key the sink, or -Infinity */
   lse: TensorArg;
 }
 
@@ -530,8 +567,12 @@ export interface FlashAttentionBackwardParams extends AttentionShape {
   /** [B, Sk, G, D]: summed over the query heads that share a key head. keyCapacity equals keys here. */
   dK: TensorArg;
   dV: TensorArg;
+  /** [H], dtype of sinks; null exactly if sinks is */
+  dSinks: TensorArg | null;
   /** float32 [B, H, Sq], workspace: sum(out * dOut) of each query */
   delta: TensorArg;
+  /** Bit-equal results on repeated runs, at any cost. reference and cpu always give them. */
+  deterministic: boolean;
 }
 
 /** Two results of attention over disjoint keys become that over all; D is any size. */

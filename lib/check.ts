@@ -104,6 +104,14 @@ export function checkNumber(op: string, name: string, value: number, low = -Infi
   return value;
 }
 
+/** A number from `low` to `high`. */
+export function checkRange(op: string, name: string, value: number | undefined, low: number, high: number): number {
+  if (typeof value !== 'number' || !(value >= low && value <= high)) {
+    throw new OptionError(`${op}: expected a number from ${low} to ${high} for ${name}, got ${describe(value)}`);
+  }
+  return value;
+}
+
 /** A finite number above zero. */
 export function checkPositive(op: string, name: string, value: number): number {
   if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {

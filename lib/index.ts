@@ -41,18 +41,20 @@ export { cast } from './ops/cast.js';
 export { crossEntropy, type CrossEntropyOptions } from './ops/cross-entropy.js';
 export { dropout } from './ops/dropout.js';
 export { embedding } from './ops/embedding.js';
-export {
-  flashAttention,
-  flashAttentionWithKvCache,
-  type FlashAttentionOptions,
-  type KvCache,
-} from './ops/flash-attention.js';
+export { flashAttention, type FlashAttentionOptions } from './ops/flash-attention.js';
+export { flashAttentionVarlen, type FlashAttentionVarlenOptions } from './ops/flash-attention-varlen.js';
+export { flashAttentionWithKvCache, type KvCache, type KvCacheAttentionOptions } from './ops/kv-cache.js';
 export { geglu, relu2Glu, swiglu, type GegluOptions } from './ops/gated-activation.js';
 export { layerNorm, type LayerNormOptions } from './ops/layer-norm.js';
 export { linear } from './ops/linear.js';
 export { linearCrossEntropy, type LinearCrossEntropyOptions } from './ops/linear-cross-entropy.js';
 export { mergeAttentionStates } from './ops/merge-attention-states.js';
-export { dequantizeTernary, quantizeTernary, type QuantizeTernaryOptions } from './ops/quantize-ternary.js';
+export {
+  dequantizeTernary,
+  quantizeTernary,
+  type QuantizeTernaryOptions,
+  type TernaryMethod,
+} from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
 export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
 export { rope, type RopeOptions } from './ops/rope.js';
@@ -61,17 +63,20 @@ export { scale } from './ops/scale.js';
 export { argmax, softmax } from './ops/softmax.js';
 export { mean, sum, type ReduceOptions } from './ops/sum.js';
 export { ternaryMatmul, type TernaryMatmulOptions } from './ops/ternary-matmul.js';
-export { TernaryTensor } from './ops/ternary-tensor.js';
+export { TernaryTensor, type TernaryStatistics } from './ops/ternary-tensor.js';
 export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
 export { applyLora, loadLora, LoraAdapter, loraState, mergeLora, saveLora, type LoraOptions } from './nn/lora.js';
 export { LayerNorm } from './nn/layer-norm.js';
+export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/quantize-model.js';
+export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig, type Placement } from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';
+export { sample, type SamplingOptions } from './models/sampling.js';
 export {
   AdamW,
   clipGradNorm,

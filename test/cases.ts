@@ -173,6 +173,7 @@ export const ternaryMatmulCases: OpCases<LinearCase> = {
     { name: '2x7x4100', lead: [2], n: 7, k: 4100 },
     { name: 'scales for each row', lead: [9], n: 65, k: 63, rowScales: true, bias: true },
     { name: 'scales for each row, one token', lead: [1], n: 129, k: 64, rowScales: true },
+    { name: 'scales for each row, many tokens', lead: [33], n: 65, k: 129, rowScales: true, bias: true },
   ],
   bench: [
     { name: '1x2560x2560', lead: [1], n: 2560, k: 2560 },
@@ -182,6 +183,13 @@ export const ternaryMatmulCases: OpCases<LinearCase> = {
     { name: '2048x512x192', lead: [2048], n: 512, k: 192 },
   ],
 };
+
+/** Timed with weights of several kinds of sparsity. */
+export const ternarySparsityBench: readonly LinearCase[] = [
+  { name: '1x2560x2560', lead: [1], n: 2560, k: 2560 },
+  { name: '16x2560x2560', lead: [16], n: 2560, k: 2560 },
+  { name: '512x2560x2560', lead: [512], n: 2560, k: 2560 },
+];
 
 export interface EmbeddingCase extends Case {
   readonly vocabulary: number;
@@ -484,27 +492,38 @@ export const mergeAttentionStatesCases: OpCases<MergeCase> = {
   bench: [{ name: '1x1024x12x64', shape: [1, 1024, 12, 64] }],
 };
 
-export interface AttentionCase extends Case {
-  readonly batch: number;
-  readonly queries: number;
-  readonly keys: number;
+export interface AttentionOptionsCase extends Case {
   readonly heads: number;
   readonly keyHeads: number;
   readonly headDim: number;
-  readonly causal?: boolean;
+  readonly causal?: boolean | 'top-left';
   readonly window?: readonly [number, number];
   readonly scale?: number;
+  readonly softcap?: number;
+  /** Slopes for each head, or for each head of each batch entry. */
+  readonly alibi?: 'heads' | 'batch';
+  readonly sinks?: boolean;
+  readonly dropout?: number;
+}
+
+export interface AttentionCase extends AttentionOptionsCase {
+  readonly batch: number;
+  readonly queries: number;
+  readonly keys: number;
   /** Standard deviation of the queries and keys. Default 1. */
   readonly spread?: number;
 }
 
+type OptionsOf<C extends AttentionOptionsCase> = Omit<C, keyof Case | 'heads' | 'keyHeads' | 'headDim'>;
+
 const attentionCase = (
   name: string,
   [batch, queries, keys, heads, keyHeads, headDim]: readonly [number, number, number, number, number, number],
-  options: Pick<AttentionCase, 'causal' | 'window' | 'scale' | 'spread'> = {},
+  options: Omit<OptionsOf<AttentionCase>, 'batch' | 'queries' | 'keys'> = {},
 ): AttentionCase => ({ name, batch, queries, keys, heads, keyHeads, headDim, ...options });
 
 const CAUSAL = { causal: true };
+const TOP_LEFT = { causal: 'top-left' } as const;
 
 /** The six numbers: B, Sq, Sk, H, G, D. */
 export const attentionCases: OpCases<AttentionCase> = {
@@ -542,6 +561,61 @@ export const attentionCases: OpCases<AttentionCase> = {
     attentionCase('causal overrides the right side', [1, 65, 65, 1, 1, 16], { causal: true, window: [5, 9] }),
     attentionCase('scale 0.5', [1, 9, 65, 1, 1, 16], { scale: 0.5 }),
     attentionCase('large scores', [1, 65, 65, 1, 1, 64], { causal: true, spread: 4 }),
+    attentionCase('top-left, fewer queries than keys', [1, 65, 129, 2, 1, 16], TOP_LEFT),
+    attentionCase('top-left, more queries than keys', [1, 129, 65, 1, 1, 16], TOP_LEFT),
+    attentionCase('top-left with a window: the last queries see none', [1, 127, 33, 2, 1, 8], {
+      causal: 'top-left',
+      window: [9, 0],
+    }),
+    attentionCase('softcap, scores on both sides of it', [1, 65, 65, 1, 1, 16], { softcap: 2, spread: 2 }),
+    attentionCase('softcap, causal, grouped', [1, 63, 129, 4, 2, 8], { causal: true, softcap: 5 }),
+    attentionCase('ALiBi, causal', [1, 65, 65, 4, 4, 8], { causal: true, alibi: 'heads' }),
+    attentionCase('ALiBi on both sides, slopes of each batch entry', [2, 9, 65, 3, 1, 8], { alibi: 'batch' }),
+    attentionCase('ALiBi, top-left, a window', [1, 129, 65, 2, 1, 8], {
+      causal: 'top-left',
+      alibi: 'heads',
+      window: [63, 0],
+    }),
+    attentionCase('sinks', [1, 33, 33, 16, 16, 4], { sinks: true }),
+    attentionCase('sinks, causal: some queries see nothing else', [2, 33, 9, 16, 2, 4], { causal: true, sinks: true }),
+    attentionCase('dropout', [1, 65, 65, 2, 2, 8], { dropout: 0.2 }),
+    attentionCase('dropout, causal, one key head', [2, 63, 127, 4, 1, 8], { causal: true, dropout: 0.5 }),
+    attentionCase('dropout, one query: the keys are split', [1, 1, 257, 6, 1, 16], { dropout: 0.1 }),
+    attentionCase('dropout and a window on both sides', [1, 129, 127, 1, 1, 8], { dropout: 0.3, window: [40, 11] }),
+    attentionCase('few queries of many keys: softcap, ALiBi, sinks', [1, 1, 257, 16, 8, 8], {
+      softcap: 3,
+      alibi: 'heads',
+      sinks: true,
+    }),
+    attentionCase('few queries of many keys, causal, window, ALiBi of each batch entry', [2, 3, 257, 8, 8, 9], {
+      causal: true,
+      window: [129, 0],
+      softcap: 3,
+      alibi: 'batch',
+    }),
+    attentionCase('everything, causal', [2, 9, 65, 16, 4, 8], {
+      causal: true,
+      window: [20, 0],
+      softcap: 3,
+      alibi: 'batch',
+      sinks: true,
+      dropout: 0.3,
+    }),
+    attentionCase('everything, a window on both sides', [1, 33, 31, 8, 8, 9], {
+      window: [7, 11],
+      scale: 0.5,
+      softcap: 2,
+      alibi: 'heads',
+      sinks: true,
+      dropout: 0.1,
+    }),
+    attentionCase('everything, top-left, one key head', [1, 33, 65, 8, 1, 4], {
+      causal: 'top-left',
+      softcap: 4,
+      alibi: 'heads',
+      sinks: true,
+      dropout: 0.2,
+    }),
   ],
   bench: [
     attentionCase('512', [1, 512, 512, 12, 12, 64]),
@@ -550,8 +624,67 @@ export const attentionCases: OpCases<AttentionCase> = {
     attentionCase('1024, causal', [1, 1024, 1024, 12, 12, 64], CAUSAL),
     attentionCase('2048', [1, 2048, 2048, 12, 12, 64]),
     attentionCase('2048, causal', [1, 2048, 2048, 12, 12, 64], CAUSAL),
+    attentionCase('1024, causal, softcap', [1, 1024, 1024, 12, 12, 64], { causal: true, softcap: 30 }),
+    attentionCase('1024, causal, ALiBi', [1, 1024, 1024, 12, 12, 64], { causal: true, alibi: 'heads' }),
+    attentionCase('1024, causal, sinks', [1, 1024, 1024, 12, 12, 64], { causal: true, sinks: true }),
+    attentionCase('1024, causal, dropout', [1, 1024, 1024, 12, 12, 64], { causal: true, dropout: 0.1 }),
     attentionCase('decode over 4096 keys, 12 heads of 64', [1, 1, 4096, 12, 12, 64], CAUSAL),
     attentionCase('decode over 4096 keys, 32/8 heads of 128', [1, 1, 4096, 32, 8, 128], CAUSAL),
+  ],
+};
+
+export interface VarlenAttentionCase extends AttentionOptionsCase {
+  readonly queryLengths: readonly number[];
+  readonly keyLengths: readonly number[];
+}
+
+/** The three numbers: H, G, D. */
+const varlenCase = (
+  name: string,
+  queryLengths: readonly number[],
+  keyLengths: readonly number[],
+  [heads, keyHeads, headDim]: readonly [number, number, number],
+  options: Omit<OptionsOf<VarlenAttentionCase>, 'queryLengths' | 'keyLengths'> = {},
+): VarlenAttentionCase => ({ name, queryLengths, keyLengths, heads, keyHeads, headDim, ...options });
+
+export const varlenAttentionCases: OpCases<VarlenAttentionCase> = {
+  dtypes: FLOAT_DTYPES,
+  tolerance: 'rounded',
+  cases: [
+    varlenCase('one sequence', [9], [9], [2, 1, 16]),
+    varlenCase('lengths of one', [1, 1, 1], [1, 3, 1], [2, 2, 8], CAUSAL),
+    varlenCase('tiles and one, causal', [65, 1, 129, 63], [65, 1, 129, 63], [2, 1, 16], CAUSAL),
+    varlenCase('other lengths of keys', [33, 9, 64], [9, 127, 64], [4, 2, 8], CAUSAL),
+    varlenCase('none of queries, none of keys, none of either', [9, 0, 3, 0, 5], [9, 65, 0, 0, 3], [2, 2, 8]),
+    varlenCase('empty at both ends', [0, 33, 0], [3, 33, 9], [3, 1, 9], TOP_LEFT),
+    varlenCase('a window on both sides', [65, 9], [33, 127], [1, 1, 8], { window: [7, 3] }),
+    varlenCase('few queries of many keys', [1, 0, 2, 1], [9, 3, 65, 257], [2, 1, 64], CAUSAL),
+    varlenCase('sinks, sequences without keys', [9, 5, 33], [65, 0, 9], [16, 8, 4], { sinks: true, causal: true }),
+    varlenCase('dropout', [33, 65, 3], [65, 31, 127], [2, 1, 32], { dropout: 0.3 }),
+    varlenCase('everything, slopes of each sequence', [9, 0, 33, 3], [33, 9, 65, 0], [16, 4, 8], {
+      causal: true,
+      window: [30, 0],
+      softcap: 2,
+      alibi: 'batch',
+      sinks: true,
+      dropout: 0.2,
+    }),
+    varlenCase('everything, top-left, slopes of each head', [31, 9], [9, 65], [16, 1, 8], {
+      causal: 'top-left',
+      softcap: 3,
+      alibi: 'heads',
+      sinks: true,
+      dropout: 0.4,
+    }),
+  ],
+  bench: [
+    varlenCase(
+      '8 sequences of 64 to 512',
+      [64, 128, 192, 256, 320, 384, 448, 512],
+      [64, 128, 192, 256, 320, 384, 448, 512],
+      [12, 12, 64],
+      CAUSAL,
+    ),
   ],
 };
 

@@ -10,11 +10,11 @@ import type { Random } from './random.js';
 export type Values = Float64Array;
 export type NamedValues = Record<string, Values>;
 
-/** An input of an op. Float inputs take the dtype under test and are differentiated. */
+/** An input of an op. Inputs without a dtype of their own take the one under test and are differentiated. */
 export interface Input {
   readonly shape: readonly number[];
   readonly values: Values;
-  readonly dtype?: 'int32';
+  readonly dtype?: 'int32' | 'float32';
 }
 
 /**

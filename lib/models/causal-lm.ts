@@ -10,11 +10,12 @@ import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn
 import { TernaryLinear } from '../nn/linear.js';
 import { hasLora } from '../nn/lora.js';
 import { Module, parameter } from '../nn/module.js';
+import { preparePacked } from '../nn/quantize-model.js';
 import { RMSNorm } from '../nn/rms-norm.js';
 import { checkLayerConfig, createKvCache, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
 import { embedding } from '../ops/embedding.js';
-import type { KvCache } from '../ops/flash-attention.js';
+import type { KvCache } from '../ops/kv-cache.js';
 import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linear-cross-entropy.js';
 import { reshape } from '../ops/reshape.js';
@@ -229,6 +230,7 @@ export class CausalLM extends Module {
       const { frozen, ...config } = JSON.parse(metadata.config) as CausalLMOptions & { frozen: boolean };
       const model = new CausalLM(config, placement);
       if (frozen) model.freeze();
+      preparePacked(model, tensors);
       await model.loadState(tensors);
       return model;
     } catch (error) {

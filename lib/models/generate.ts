@@ -2,41 +2,24 @@
 // Copyright 2026 The Ternflash Authors
 
 import { noGrad } from '../autograd/tape.js';
-import { checkInteger, checkNumber, checkOptions } from '../check.js';
+import { checkInteger, checkOptions } from '../check.js';
 import { OptionError } from '../errors.js';
 import { Generator } from '../random.js';
 import { tidy } from '../scope.js';
 import { tensor } from '../tensor.js';
 import type { CausalLM } from './causal-lm.js';
+import { checkSamplingOptions, sample, SAMPLING_OPTIONS, type SamplingOptions } from './sampling.js';
 
 /** Options of {@link generate}. */
-export interface GenerateOptions {
+export interface GenerateOptions extends SamplingOptions {
   /** Most tokens to make. Default 256. */
   maxTokens?: number;
-  /** Divides the logits; 0 takes the likeliest token always. Default 1. */
-  temperature?: number;
-  /** Draw from the likeliest topK tokens only; 0 is all. Default 0. */
-  topK?: number;
   /** Seed of the draws. Default 0. */
   seed?: number;
   /** Stop after one of these tokens. Default none. */
   stopTokens?: readonly number[];
   /** Stops the loop when aborted. */
   signal?: AbortSignal;
-}
-
-/** Index drawn from softmax(logits / temperature) over the topK largest. */
-function draw(logits: Float32Array, temperature: number, topK: number, random: Generator): number {
-  const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-  if (temperature === 0) return order[0];
-  const candidates = topK > 0 ? order.slice(0, topK) : order;
-  const weights = candidates.map((id) => Math.exp((logits[id] - logits[order[0]]) / temperature));
-  let rest = random.uniform(1)[0] * weights.reduce((sum, weight) => sum + weight, 0);
-  for (let i = 0; i < candidates.length; i++) {
-    rest -= weights[i];
-    if (rest < 0) return candidates[i];
-  }
-  return candidates[candidates.length - 1];
 }
 
 /**
@@ -51,11 +34,10 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<number> {
   const op = 'generate';
-  checkOptions(op, options, ['maxTokens', 'temperature', 'topK', 'seed', 'stopTokens', 'signal']);
+  checkOptions(op, options, ['maxTokens', ...SAMPLING_OPTIONS, 'seed', 'stopTokens', 'signal']);
   const { vocabulary } = model.config;
   const maxTokens = checkInteger(op, 'maxTokens', options.maxTokens ?? 256, 1, 2 ** 24);
-  const temperature = checkNumber(op, 'temperature', options.temperature ?? 1, 0);
-  const topK = checkInteger(op, 'topK', options.topK ?? 0, 0, vocabulary);
+  const sampling = checkSamplingOptions(op, options, vocabulary);
   if (!Array.isArray(prompt) || prompt.length === 0)
     throw new OptionError(`${op}: expected a prompt of at least one token`);
   for (const id of prompt as number[]) checkInteger(op, 'prompt', id, 0, vocabulary - 1);
@@ -70,7 +52,7 @@ export async function* generate(
       );
       const values = (await logits.data()) as Float32Array;
       logits.dispose();
-      const id = draw(values.subarray(values.length - vocabulary), temperature, topK, random);
+      const id = sample(values.subarray(values.length - vocabulary), sampling, random);
       yield id;
       if (options.stopTokens?.includes(id)) return;
       next = [id];

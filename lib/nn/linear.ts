@@ -108,6 +108,30 @@ export class TernaryLinear extends Module {
     this.dtype = weight.dtype as FloatDType;
   }
 
+  /**
+   * A frozen layer of this weight and this bias, which is constant from now on: the layer takes them over.
+   *
+   * @param dtype of the float weight that was packed. Default that of the bias, or float32.
+   */
+  static frozen(
+    weight: TernaryTensor,
+    bias: Tensor | null = null,
+    dtype: FloatDType = (bias?.dtype ?? 'float32') as FloatDType,
+  ): TernaryLinear {
+    // Not by the constructor, which draws random weights.
+    const layer = Object.create(TernaryLinear.prototype) as { -readonly [K in keyof TernaryLinear]: TernaryLinear[K] };
+    weight.tensors().forEach(keep);
+    layer.weight = weight;
+    layer.bias = bias;
+    layer.dtype = dtype;
+    layer.lora = null;
+    if (bias) {
+      keep(bias).clearGrad();
+      bias.requiresGrad = false;
+    }
+    return layer as TernaryLinear;
+  }
+
   /** Whether the weight is packed. */
   get isFrozen(): boolean {
     return this.weight instanceof TernaryTensor;

@@ -10,7 +10,13 @@ import { add } from '../ops/binary.js';
 import { cast } from '../ops/cast.js';
 import { dropout } from '../ops/dropout.js';
 import { linear } from '../ops/linear.js';
-import { dequantizeTernary, quantizeTernary } from '../ops/quantize-ternary.js';
+import {
+  checkQuantizeTernaryOptions,
+  dequantizeTernary,
+  QUANTIZE_TERNARY_OPTIONS,
+  quantizeTernary,
+  type QuantizeTernaryOptions,
+} from '../ops/quantize-ternary.js';
 import { scale } from '../ops/scale.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { transpose } from '../ops/transpose.js';
@@ -215,37 +221,41 @@ export function applyLora(model: Module, options: LoraOptions = {}): void {
  *
  * @param options `requantize` (default false): allow it for {@link TernaryLinear} too. Its weight is rounded to trits, after which the update
  * is there only as far as it changed a trit or the scale: results differ, and an update smaller than half the scale may vanish. A frozen
- * layer gets a new packed weight, `quantizeTernary` of the sum.
+ * layer gets a new packed weight, {@link quantizeTernary} of the sum: with its defaults for true, or with the options given instead.
  * @throws OptionError if there is no adapter, or one on a TernaryLinear without `requantize`; nothing is changed then. OutOfMemoryError: the
  * layers before are merged, this one and those behind it are not.
  */
-export function mergeLora(model: Module, options: { requantize?: boolean } = {}): void {
+export function mergeLora(model: Module, options: { requantize?: boolean | QuantizeTernaryOptions } = {}): void {
   const op = 'mergeLora';
   const adapters = adaptersOf(op, model);
   checkOptions(op, options, ['requantize']);
-  const requantize = checkBoolean(op, 'requantize', options.requantize ?? false);
+  const requantize = options.requantize ?? false;
+  const quantization = typeof requantize === 'object' ? requantize : {};
+  if (requantize !== quantization) checkBoolean(op, 'requantize', requantize as boolean);
+  checkOptions(op, quantization, QUANTIZE_TERNARY_OPTIONS);
+  checkQuantizeTernaryOptions(op, quantization);
   if (adapters.length === 0) throw new OptionError(`${op}: expected a model with adapters, got none`);
   const ternary = adapters.find(({ layer }) => layer instanceof TernaryLinear);
-  if (ternary && !requantize) {
+  if (ternary && requantize === false) {
     throw new OptionError(
       `${op}: expected requantize: true, as the sum is rounded to trits, for a ternary layer, got ${ternary.name || 'one'} without it`,
     );
   }
   noGrad(() => {
     for (const { layer, lora } of adapters) {
-      tidy(() => merge(layer, lora));
+      tidy(() => merge(layer, lora, quantization));
       lora.dispose();
       layer.lora = null;
     }
   });
 }
 
-function merge(layer: Adaptable, { a, b, alpha, rank }: LoraAdapter): void {
+function merge(layer: Adaptable, { a, b, alpha, rank }: LoraAdapter, quantization: QuantizeTernaryOptions): void {
   const product = linear(as(b, 'float32'), transpose(as(a, 'float32'))); // B A, [outputs, inputs]
   const update = scale(product, alpha / rank);
   const { weight } = layer;
   if (weight instanceof TernaryTensor) {
-    const packed = quantizeTernary(add(dequantizeTernary(weight), update));
+    const packed = quantizeTernary(add(dequantizeTernary(weight), update), quantization);
     packed.tensors().forEach(keep);
     weight.dispose();
     layer.weight = packed;

@@ -1,11 +1,30 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkFloat, checkInteger, checkPositive, checkShape } from '../check.js';
+import { checkFloat, checkInteger, checkNumber, checkShape } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { bytesPerElement, type FloatDType } from '../dtype.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { fromBytes, type Tensor } from '../tensor.js';
+
+/** Counts of a {@link TernaryTensor}. */
+export interface TernaryStatistics {
+  /** Share of zeros, from 0 to 1. */
+  sparsity: number;
+  /** Share of ones. */
+  positiveRatio: number;
+  /** Share of minus ones. */
+  negativeRatio: number;
+  /** Rows of zeros only. */
+  zeroRows: number;
+}
+
+/** A byte of four codes of trit 0. */
+const FOUR_ZEROS = 0b01010101;
+
+/** How many of a byte's four codes stand for 1 and for −1. */
+const POSITIVE = Uint8Array.from({ length: 256 }, (_, byte) => countCodes(byte, 2));
+const NEGATIVE = Uint8Array.from({ length: 256 }, (_, byte) => countCodes(byte, 0));
 
 /**
  * A matrix of weights in {−1, 0, 1} and a scale: W[n, k] ≈ trit[n, k] · scale.
@@ -32,7 +51,7 @@ export class TernaryTensor {
    * A ternary tensor of given trits.
    *
    * @param trits N·K numbers −1, 0 or 1, row by row.
-   * @param scale one number, or one for each row; positive.
+   * @param scale one number, or one for each row; not negative.
    * @throws ShapeError, OptionError, DeviceError, OutOfMemoryError.
    */
   static fromTrits(
@@ -49,9 +68,9 @@ export class TernaryTensor {
     const scales = typeof scale === 'number' ? Float32Array.of(scale) : Float32Array.from(scale);
     if (scales.length !== 1 && scales.length !== rows)
       throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${scales.length}`);
-    for (const each of scales) checkPositive(op, 'scale', each);
+    for (const each of scales) checkNumber(op, 'scale', each, 0);
     const rowBytes = Math.ceil(cols / 4);
-    const bytes = new Uint8Array(rows * rowBytes).fill(0b01010101);
+    const bytes = new Uint8Array(rows * rowBytes).fill(FOUR_ZEROS);
     for (let row = 0; row < rows; row++) {
       for (let col = 0; col < cols; col++) {
         setCode(bytes, rowBytes, row, col, checkTrit(op, trits[row * cols + col]) + 1);
@@ -103,10 +122,56 @@ export class TernaryTensor {
 
   /** Share of zeros, from 0 to 1. */
   async sparsity(): Promise<number> {
-    const trits = await this.trits();
-    let zeros = 0;
-    for (const trit of trits) if (trit === 0) zeros++;
-    return zeros / trits.length;
+    return (await this.statistics()).sparsity;
+  }
+
+  /** Shares of the trits 0, 1 and −1, and the number of rows without any but 0. Counted anew at every call, so never out of date. */
+  async statistics(): Promise<TernaryStatistics> {
+    const [rows, cols] = this.shape;
+    const bytes = (await this.packed.raw()) as Uint8Array;
+    const rowBytes = this.packed.shape[1];
+    let [positive, negative, zeroRows] = [0, 0, 0];
+    for (let row = 0; row < rows; row++) {
+      const before = positive + negative;
+      for (let i = row * rowBytes; i < (row + 1) * rowBytes; i++) {
+        positive += POSITIVE[bytes[i]];
+        negative += NEGATIVE[bytes[i]];
+      }
+      if (positive + negative === before) zeroRows++;
+    }
+    const total = rows * cols;
+    return {
+      sparsity: (total - positive - negative) / total,
+      positiveRatio: positive / total,
+      negativeRatio: negative / total,
+      zeroRows,
+    };
+  }
+
+  /**
+   * Makes the rows zero, trits and scale, whose scale is below `threshold`: outputs that hardly matter. Needs a scale for each row. (Small weights
+   * are pruned when they are rounded: method `threshold` of {@link quantizeTernary}.)
+   *
+   * @returns how many rows were not zero before and are now.
+   * @throws OptionError, ShapeError.
+   */
+  async pruneRows(threshold: number): Promise<number> {
+    const op = 'TernaryTensor.pruneRows';
+    checkNumber(op, 'threshold', threshold, 0);
+    checkShape(op, 'scale', this.scale, [this.shape[0]], 'for each row');
+    const [bytes, scales] = (await Promise.all([this.packed.raw(), this.scale.raw()])) as [Uint8Array, Float32Array];
+    const rowBytes = this.packed.shape[1];
+    let pruned = 0;
+    scales.forEach((scale, row) => {
+      if (!(Math.abs(scale) < threshold)) return;
+      const codes = bytes.subarray(row * rowBytes, (row + 1) * rowBytes);
+      if (scale !== 0 && codes.some((code) => code !== FOUR_ZEROS)) pruned++;
+      codes.fill(FOUR_ZEROS);
+      scales[row] = 0;
+    });
+    this.device.backend.write(this.packed.arg.buffer, bytes);
+    this.device.backend.write(this.scale.arg.buffer, new Uint8Array(scales.buffer));
+    return pruned;
   }
 
   /** One trit: −1, 0 or 1. Reads the whole matrix; for many, use `trits()`. Throws OptionError. */
@@ -170,6 +235,10 @@ function checkTrit(op: string, trit: number): number {
   if (trit !== -1 && trit !== 0 && trit !== 1)
     throw new OptionError(`${op}: expected a trit of -1, 0 or 1, got ${String(trit)}`);
   return trit;
+}
+
+function countCodes(byte: number, code: number): number {
+  return [0, 2, 4, 6].filter((shift) => ((byte >> shift) & 3) === code).length;
 }
 
 function codeAt(bytes: Uint8Array, rowBytes: number, row: number, col: number): number {

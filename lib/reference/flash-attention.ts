@@ -2,65 +2,175 @@
 // Copyright 2026 The Ternflash Authors
 
 import type { AttentionShape, FlashAttentionBackwardParams, FlashAttentionParams } from '../backend.js';
-import { load, store } from './buffer.js';
+import { philox } from '../random.js';
+import { load, store, view, type Fail } from './buffer.js';
 
 // Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023. The scores of one
 // query are met key by key and never kept, so that memory grows with Sq + Sk and not with their product, forward
 // (section 3.1.1) and backward (section 3.1.2).
 
-/** The first key that query i may see; with lastKey, the window of the contract aligned to the bottom right. */
-function firstKey({ queries, keys, windowLeft }: AttentionShape, i: number): number {
-  return windowLeft < 0 ? 0 : Math.max(0, i + keys - queries - windowLeft);
+/** One query of one head: where its numbers are, and which keys it sees. */
+interface Row {
+  head: number;
+  /** Its place in lse, and its number among the rows of dropout. */
+  place: number;
+  /** Where it starts in q, out and their gradients. */
+  q: number;
+  /** Where the key head that it reads starts within a key. */
+  keyHead: number;
+  /** The key beside it. */
+  diagonal: number;
+  firstKey: number;
+  /** Before firstKey if it sees none. */
+  lastKey: number;
+  slope: number;
 }
 
-/** The last key that query i may see; before firstKey if it sees none. */
-function lastKey({ queries, keys, windowRight }: AttentionShape, i: number): number {
-  return windowRight < 0 ? keys - 1 : Math.min(keys - 1, i + keys - queries + windowRight);
+/** A batch entry. */
+interface Sequence {
+  b: number;
+  /** The first row of q, and how many. */
+  query: number;
+  queries: number;
+  /** The first row of k and v, and how many. */
+  key: number;
+  keys: number;
+}
+
+function* sequencesOf(shape: AttentionShape): Generator<Sequence> {
+  const { batch, queries, keys, keyCapacity, packed } = shape;
+  const starts = packed && view(packed.cuSeqlens);
+  for (let b = 0; b < batch; b++) {
+    if (!starts) {
+      yield { b, query: b * queries, queries, key: b * keyCapacity, keys };
+    } else {
+      const [query, queryEnd] = starts.subarray(b, b + 2);
+      const [key, keyEnd] = starts.subarray(batch + 1 + b, batch + 1 + b + 2);
+      yield { b, query, queries: queryEnd - query, key, keys: keyEnd - key };
+    }
+  }
+}
+
+function* rowsOf(shape: AttentionShape, { b, query, queries, keys }: Sequence): Generator<Row> {
+  const { heads, keyHeads, headDim, topLeft, windowLeft, windowRight, packed, alibiPerBatch } = shape;
+  const slopes = shape.alibiSlopes && load(shape.alibiSlopes);
+  for (let head = 0; head < heads; head++) {
+    for (let i = 0; i < queries; i++) {
+      const diagonal = topLeft ? i : i + keys - queries;
+      yield {
+        head,
+        place: packed ? head * packed.totalQueries + query + i : (b * heads + head) * queries + i,
+        q: ((query + i) * heads + head) * headDim,
+        keyHead: Math.floor((head * keyHeads) / heads) * headDim,
+        diagonal,
+        firstKey: windowLeft < 0 ? 0 : Math.max(0, diagonal - windowLeft),
+        lastKey: windowRight < 0 ? keys - 1 : Math.min(keys - 1, diagonal + windowRight),
+        slope: slopes ? slopes[(alibiPerBatch ? b * heads : 0) + head] : 0,
+      };
+    }
+  }
+}
+
+/** The score of a key, and its derivative by scale * q.k. */
+function scoreOf(
+  { scale, softcap }: AttentionShape,
+  row: Row,
+  j: number,
+  dot: number,
+): { score: number; derivative: number } {
+  let score = scale * dot;
+  let derivative = 1;
+  if (softcap > 0) {
+    const bent = Math.tanh(score / softcap);
+    score = softcap * bent;
+    derivative = 1 - bent * bent;
+  }
+  return { score: score - row.slope * Math.abs(row.diagonal - j), derivative };
 }
 
 /**
- * out = softmax(scale * q k^T) v over the keys each query sees. With the running maximum `max` and the sum of
- * exponentials `total` of the keys met so far, key j adds p = exp(s_j - max) to `total` and p * v_j to the output; when
- * it raises the maximum, what was summed before is scaled down by exp(old maximum - new maximum). At the end out = sum
- * / total and lse = max + log(total).
+ * What the probabilities of a row are multiplied by: 0, or 1 / (the share that is kept). Null without dropout. Which number is whose:
+ * lib/backend.ts, AttentionShape.dropout.
  */
-export function flashAttention(params: FlashAttentionParams): void {
-  const { batch, queries, keys, heads, keyHeads, headDim, keyCapacity, scale } = params;
-  const queryStride = heads * headDim; // between queries, in q and out [B, Sq, H, D]
-  const keyStride = keyHeads * headDim; // between keys, in k and v [B, keyCapacity, G, D]
-  const q = load(params.q);
-  const out = new Float64Array(q.length);
-  const lse = new Float64Array(batch * heads * queries).fill(-Infinity); // [B, H, Sq]
-  for (let b = 0; b < batch; b++) {
-    const k = load(params.k, b * keyCapacity * keyStride, keys * keyStride); // [Sk, G, D]
-    const v = load(params.v, b * keyCapacity * keyStride, keys * keyStride);
-    for (let h = 0; h < heads; h++) {
-      const headOffset = Math.floor((h * keyHeads) / heads) * headDim; // of the key head that h reads, within a key
-      for (let i = 0; i < queries; i++) {
-        const qRow = (b * queries + i) * queryStride + h * headDim; // also of out
-        const last = lastKey(params, i);
-        let max = -Infinity;
-        let total = 0;
-        for (let j = firstKey(params, i); j <= last; j++) {
-          const kRow = j * keyStride + headOffset; // also of v
-          let score = 0;
-          for (let d = 0; d < headDim; d++) score += q[qRow + d] * k[kRow + d];
-          score *= scale;
-          if (score > max) {
-            const shrink = Math.exp(max - score); // 0 at the first key
-            total *= shrink;
-            for (let d = 0; d < headDim; d++) out[qRow + d] *= shrink;
-            max = score;
-          }
-          const p = Math.exp(score - max);
-          total += p;
-          for (let d = 0; d < headDim; d++) out[qRow + d] += p * v[kRow + d];
-        }
-        // A total of 0 is a query without keys: its output stays 0, its lse -Infinity.
-        if (total === 0) continue;
-        for (let d = 0; d < headDim; d++) out[qRow + d] /= total;
-        lse[(b * heads + h) * queries + i] = max + Math.log(total);
+function dropoutFactors({ dropout, keys }: AttentionShape, row: Row): Float64Array | null {
+  const { threshold, seed, offset } = dropout;
+  if (threshold === 0) return null;
+  const factors = new Float64Array(Math.max(0, row.lastKey + 1));
+  const groups = Math.ceil(keys / 32);
+  const words = new Uint32Array(4);
+  for (let group = Math.floor(row.firstKey / 32); group * 32 <= row.lastKey; group++) {
+    for (let block = 0; block < 4; block++) {
+      philox(words, offset + (row.place * groups + group) * 4 + block, seed);
+      for (let number = 0; number < 8; number++) {
+        const [word, half] = [number >> 1, number & 1];
+        const j = group * 32 + word * 8 + block * 2 + half;
+        const kept = ((words[word] >>> (16 * half)) & 0xffff) >= threshold;
+        if (j <= row.lastKey && kept) factors[j] = 65536 / (65536 - threshold);
       }
+    }
+  }
+  return factors;
+}
+
+/** False if the cumulative lengths lead outside the tensors. */
+function checkSequences(shape: AttentionShape, fail: Fail): boolean {
+  const { batch, queries, keys, packed } = shape;
+  if (!packed) return true;
+  const starts = view(packed.cuSeqlens);
+  const valid = [
+    { begin: 0, total: packed.totalQueries, longest: queries },
+    { begin: batch + 1, total: packed.totalKeys, longest: keys },
+  ].every(({ begin, total, longest }) => {
+    for (let b = begin; b < begin + batch; b++) {
+      const length = starts[b + 1] - starts[b];
+      if (length < 0 || length > longest) return false;
+    }
+    return starts[begin] === 0 && starts[begin + batch] === total;
+  });
+  if (!valid) fail('expected cumulative lengths that rise from 0 to the total, got others');
+  return valid;
+}
+
+/**
+ * out = dropout(softmax(s)) v over the keys each query sees, s = score(scale * q k^T). With the running maximum `max` and the sum of
+ * exponentials `total` of the keys met so far, key j adds p = exp(s_j - max) to `total` and p * v_j to the output; when it raises the
+ * maximum, what was summed before is scaled down by exp(old maximum - new maximum). At the end out = sum / total and lse = max +
+ * log(total). A sink is a score that is there before the first key and adds to `total` only.
+ */
+export function flashAttention(params: FlashAttentionParams, fail: Fail): void {
+  const { keyHeads, headDim } = params;
+  const keyStride = keyHeads * headDim; // between keys
+  const out = new Float64Array(params.q.length);
+  const lse = new Float64Array(params.lse.length).fill(-Infinity);
+  const sinks = params.sinks && load(params.sinks);
+  const q = load(params.q);
+  for (const sequence of checkSequences(params, fail) ? sequencesOf(params) : []) {
+    const k = load(params.k, sequence.key * keyStride, sequence.keys * keyStride); // [Sk, G, D]
+    const v = load(params.v, sequence.key * keyStride, sequence.keys * keyStride);
+    for (const row of rowsOf(params, sequence)) {
+      const factors = dropoutFactors(params, row);
+      let max = sinks ? sinks[row.head] : -Infinity;
+      let total = max === -Infinity ? 0 : 1;
+      for (let j = row.firstKey; j <= row.lastKey; j++) {
+        const kRow = j * keyStride + row.keyHead; // also of v
+        let dot = 0;
+        for (let d = 0; d < headDim; d++) dot += q[row.q + d] * k[kRow + d];
+        const { score } = scoreOf(params, row, j, dot);
+        if (score > max) {
+          const shrink = Math.exp(max - score); // 0 at the first key
+          total *= shrink;
+          for (let d = 0; d < headDim; d++) out[row.q + d] *= shrink;
+          max = score;
+        }
+        const p = Math.exp(score - max);
+        total += p;
+        const kept = factors ? p * factors[j] : p;
+        for (let d = 0; d < headDim; d++) out[row.q + d] += kept * v[kRow + d];
+      }
+      // A total of 0 is a query without keys or a sink: its output stays 0, its lse -Infinity.
+      if (total === 0) continue;
+      for (let d = 0; d < headDim; d++) out[row.q + d] /= total;
+      lse[row.place] = max + Math.log(total);
     }
   }
   store(params.out, out);
@@ -68,59 +178,61 @@ export function flashAttention(params: FlashAttentionParams): void {
 }
 
 /**
- * The probabilities P_ij = exp(s_ij - max_i) / total_i are found again from the scores: lse, rounded to float32, would
- * do where scores are small, but an oracle should not depend on that. Then dV_j = sum over i of P_ij dOut_i,
- * dP_ij = dOut_i . v_j, dS_ij = P_ij (dP_ij - delta_i + dLse_i) with delta_i = out_i . dOut_i, dQ_i = scale * sum over
- * j of dS_ij k_j, dK_j = scale * sum over i of dS_ij q_i. dK and dV also add up over the query heads that share the key
- * head. (d lse_i / d s_ij = P_ij.)
+ * The probabilities P_ij = exp(s_ij - max_i) / total_i are found again from the scores: lse, rounded to float32, would do where scores are
+ * small, but an oracle should not depend on that. With Z_ij what dropout multiplies P_ij by (1 without), dV_j = sum over i of Z_ij P_ij
+ * dOut_i, dP_ij = Z_ij dOut_i . v_j, dS_ij = P_ij (dP_ij - delta_i + dLse_i) with delta_i = out_i . dOut_i, and, with s' the derivative of
+ * the score by scale * q.k, dQ_i = scale * sum over j of dS_ij s'_ij k_j, dK_j = scale * sum over i of dS_ij s'_ij q_i. dK and dV also add
+ * up over the query heads that share the key head. (d lse_i / d s_ij = P_ij.) A sink is a key without a value: dSink = sum over i of
+ * P_i,sink (dLse_i - delta_i).
  */
-export function flashAttentionBackward(params: FlashAttentionBackwardParams): void {
-  const { batch, queries, keys, heads, keyHeads, headDim, scale } = params;
-  const queryStride = heads * headDim;
+export function flashAttentionBackward(params: FlashAttentionBackwardParams, fail: Fail): void {
+  const { keyHeads, headDim, scale } = params;
   const keyStride = keyHeads * headDim;
   const [q, k, v] = [load(params.q), load(params.k), load(params.v)];
   const [out, dOut] = [load(params.out), load(params.dOut)];
   const dLse = params.dLse && load(params.dLse);
+  const sinks = params.sinks && load(params.sinks);
   const [dQ, dK, dV] = [new Float64Array(q.length), new Float64Array(k.length), new Float64Array(v.length)];
-  const deltas = new Float64Array(batch * heads * queries); // [B, H, Sq]
-  for (let b = 0; b < batch; b++) {
-    for (let h = 0; h < heads; h++) {
-      const headOffset = Math.floor((h * keyHeads) / heads) * headDim;
-      for (let i = 0; i < queries; i++) {
-        const row = (b * heads + h) * queries + i;
-        const qRow = (b * queries + i) * queryStride + h * headDim; // also of out, dOut and dQ
-        let delta = 0;
-        for (let d = 0; d < headDim; d++) delta += out[qRow + d] * dOut[qRow + d];
-        deltas[row] = delta;
-        const [first, last] = [firstKey(params, i), lastKey(params, i)];
-        let max = -Infinity;
-        let total = 0;
-        for (let j = first; j <= last; j++) {
-          const kRow = (b * keys + j) * keyStride + headOffset;
-          let score = 0;
-          for (let d = 0; d < headDim; d++) score += q[qRow + d] * k[kRow + d];
-          score *= scale;
-          if (score > max) {
-            total *= Math.exp(max - score);
-            max = score;
-          }
-          total += Math.exp(score - max);
+  const dSinks = new Float64Array(params.heads);
+  const deltas = new Float64Array(params.delta.length);
+  for (const sequence of checkSequences(params, fail) ? sequencesOf(params) : []) {
+    for (const row of rowsOf(params, sequence)) {
+      const factors = dropoutFactors(params, row);
+      const firstKey = sequence.key * keyStride + row.keyHead; // in k, v, dK and dV
+      let delta = 0;
+      for (let d = 0; d < headDim; d++) delta += out[row.q + d] * dOut[row.q + d];
+      deltas[row.place] = delta;
+      const fromLse = dLse ? dLse[row.place] : 0;
+      let max = sinks ? sinks[row.head] : -Infinity;
+      let total = max === -Infinity ? 0 : 1;
+      for (let j = row.firstKey; j <= row.lastKey; j++) {
+        const kRow = firstKey + j * keyStride;
+        let dot = 0;
+        for (let d = 0; d < headDim; d++) dot += q[row.q + d] * k[kRow + d];
+        const { score } = scoreOf(params, row, j, dot);
+        if (score > max) {
+          total *= Math.exp(max - score);
+          max = score;
         }
-        for (let j = first; j <= last; j++) {
-          const kRow = (b * keys + j) * keyStride + headOffset; // also of v, dK and dV
-          let score = 0;
-          let dP = 0;
-          for (let d = 0; d < headDim; d++) {
-            score += q[qRow + d] * k[kRow + d];
-            dP += dOut[qRow + d] * v[kRow + d];
-          }
-          const p = Math.exp(score * scale - max) / total;
-          const dScore = p * (dP - delta + (dLse ? dLse[row] : 0)) * scale;
-          for (let d = 0; d < headDim; d++) {
-            dQ[qRow + d] += dScore * k[kRow + d];
-            dK[kRow + d] += dScore * q[qRow + d];
-            dV[kRow + d] += p * dOut[qRow + d];
-          }
+        total += Math.exp(score - max);
+      }
+      if (sinks && total > 0) dSinks[row.head] += (Math.exp(sinks[row.head] - max) / total) * (fromLse - delta);
+      for (let j = row.firstKey; j <= row.lastKey; j++) {
+        const kRow = firstKey + j * keyStride;
+        let dot = 0;
+        let dP = 0;
+        for (let d = 0; d < headDim; d++) {
+          dot += q[row.q + d] * k[kRow + d];
+          dP += dOut[row.q + d] * v[kRow + d];
+        }
+        const { score, derivative } = scoreOf(params, row, j, dot);
+        const factor = factors ? factors[j] : 1;
+        const p = Math.exp(score - max) / total;
+        const dDot = p * (factor * dP - delta + fromLse) * derivative * scale;
+        for (let d = 0; d < headDim; d++) {
+          dQ[row.q + d] += dDot * k[kRow + d];
+          dK[kRow + d] += dDot * q[row.q + d];
+          dV[kRow + d] += factor * p * dOut[row.q + d];
         }
       }
     }
@@ -128,5 +240,6 @@ export function flashAttentionBackward(params: FlashAttentionBackwardParams): vo
   store(params.dQ, dQ);
   store(params.dK, dK);
   store(params.dV, dV);
+  if (params.dSinks) store(params.dSinks, dSinks);
   store(params.delta, deltas);
 }

@@ -16,6 +16,7 @@ import { layerNorm, layerNormBackward } from './layer-norm.js';
 import { linearCrossEntropy, linearCrossEntropyBackward } from './linear-cross-entropy.js';
 import { matmul } from './matmul.js';
 import { mergeAttentionStates, mergeAttentionStatesBackward } from './merge-attention-states.js';
+import { quantizeTernary } from './quantize-ternary.js';
 import { argmax, globalNorm, sum } from './reduce.js';
 import { rmsNorm, rmsNormBackward } from './rms-norm.js';
 import { rope } from './rope.js';
@@ -24,7 +25,6 @@ import {
   bitLinearWeightBackward,
   dequantizeTernary,
   quantizeActivations,
-  quantizeTernary,
   ternaryMatmul,
   ternaryMatmulBackward,
   ternaryMatmulInt8,
@@ -134,8 +134,8 @@ export function createReferenceBackend(): Backend {
     ternaryMatmul,
     ternaryMatmulBackward,
     bitLinearWeightBackward,
-    flashAttention,
-    flashAttentionBackward,
+    flashAttention: (params) => flashAttention(params, failing('flashAttention')),
+    flashAttentionBackward: (params) => flashAttentionBackward(params, failing('flashAttentionBackward')),
     mergeAttentionStates,
     mergeAttentionStatesBackward,
     kvCacheAppend,

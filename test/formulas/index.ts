@@ -9,6 +9,7 @@ import { crossEntropySpec } from './cross-entropy.js';
 import { dropoutSpec } from './dropout.js';
 import { embeddingSpec } from './embedding.js';
 import { flashAttentionSpec } from './flash-attention.js';
+import { flashAttentionVarlenSpec } from './flash-attention-varlen.js';
 import { gegluSpec, gegluTanhSpec, relu2GluSpec, swigluSpec } from './gated-activation.js';
 import { layerNormSpec } from './layer-norm.js';
 import { linearSpec } from './linear.js';
@@ -51,6 +52,7 @@ export function mapSpecs<T>(visit: SpecVisitor<T>): T[] {
     visit(ternaryMatmulFloatSpec),
     visit(bitLinearSpec),
     visit(flashAttentionSpec),
+    visit(flashAttentionVarlenSpec),
     visit(mergeAttentionStatesSpec),
   ];
 }

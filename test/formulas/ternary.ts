@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import type { TernaryMethod } from '../../lib/index.js';
 import type { Values } from '../op-spec.js';
 
 /**
@@ -19,18 +20,53 @@ const clip = (value: number, low: number, high: number): number => Math.min(Math
 const CHUNK = 4096;
 const LANES = 16;
 
-/** Trits and scale of a weight: absmean, the sum in chunks of 4096 and 16 lanes. */
-export function ternaryOf(weight: Values): { trits: Values; scale: number } {
+/** The sum in chunks of 4096 and 16 lanes. */
+function sumInOrder(values: Values): number {
   let total = 0;
-  for (let start = 0; start < weight.length; start += CHUNK) {
+  for (let start = 0; start < values.length; start += CHUNK) {
     const lanes = new Float64Array(LANES);
-    const end = Math.min(start + CHUNK, weight.length);
-    for (let i = start; i < end; i++) lanes[(i - start) % LANES] += Math.abs(weight[i]);
+    const end = Math.min(start + CHUNK, values.length);
+    for (let i = start; i < end; i++) lanes[(i - start) % LANES] += values[i];
     total += lanes.reduce((sum, lane) => sum + lane, 0);
   }
-  const scale = Math.fround(Math.max(total / weight.length, 1e-5));
+  return total;
+}
+
+/** Trits and scale of the weights that share one: absmean. */
+export function ternaryOf(weight: Values): { trits: Values; scale: number } {
+  const scale = Math.fround(Math.max(sumInOrder(weight.map(Math.abs)) / weight.length, 1e-5));
   const inverse = Math.fround(1 / scale);
   return { trits: weight.map((w) => clip(roundHalfEven(Math.fround(w * inverse)), -1, 1) + 0), scale };
+}
+
+/** The threshold of a method, in float64. `parameter`: percentile, k or the threshold itself. */
+export function thresholdOf(weight: Values, method: Exclude<TernaryMethod, 'absmean'>, parameter: number): number {
+  const magnitudes = weight.map(Math.abs);
+  const mean = sumInOrder(magnitudes) / weight.length;
+  const deviation = Math.sqrt(sumInOrder(magnitudes.map((a) => (a - mean) * (a - mean))) / weight.length);
+  switch (method) {
+    case 'twn':
+      return 0.7 * mean;
+    case 'percentile':
+      return Array.from(magnitudes).sort((a, b) => a - b)[Math.floor((parameter / 100) * (weight.length - 1))];
+    case 'meanStd':
+      return Math.max(0, mean + parameter * deviation);
+    case 'threshold':
+      return parameter;
+  }
+}
+
+/** Trits and scale of the weights that share one: those above a threshold, and their mean magnitude. */
+export function thresholdedOf(
+  weight: Values,
+  method: Exclude<TernaryMethod, 'absmean'>,
+  parameter: number,
+): { trits: Values; scale: number } {
+  const threshold = Math.fround(thresholdOf(weight, method, parameter));
+  const trits = weight.map((w) => (Math.abs(w) > threshold ? Math.sign(w) : 0));
+  const count = trits.filter((trit) => trit !== 0).length;
+  const kept = sumInOrder(weight.map((w, i) => (trits[i] === 0 ? 0 : Math.abs(w))));
+  return { trits, scale: count === 0 ? 1 : Math.fround(kept / count) };
 }
 
 /** Codes [rows, cols] and scale of each row of activations: absmax to 127. */
@@ -60,9 +96,9 @@ export function int8Product(
 ): Values {
   return new Float64Array(scales.length * n).map((_, i) => {
     const [row, col] = [Math.floor(i / n), i % n];
-    let sum = 0;
-    for (let j = 0; j < k; j++) sum += codes[row * k + j] * trits[col * k + j];
     const weightScale = typeof scale === 'number' ? scale : scale[col];
+    let sum = 0;
+    if (weightScale !== 0) for (let j = 0; j < k; j++) sum += codes[row * k + j] * trits[col * k + j];
     const y = Math.fround(Math.fround(sum) * Math.fround(weightScale / scales[row]));
     return bias ? Math.fround(y + bias[col]) : y;
   });

@@ -5,12 +5,15 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import {
+  add,
   AdamW,
   applyLora,
   CausalLM,
+  dequantizeTernary,
   device as deviceNamed,
   FormatError,
   Linear,
+  linear,
   loadLora,
   LoraAdapter,
   loraState,
@@ -20,9 +23,11 @@ import {
   mul,
   noGrad,
   OptionError,
+  quantizeModel,
   quantizeTernary,
   readSafetensors,
   saveLora,
+  scale,
   ShapeError,
   sum,
   tensor,
@@ -426,7 +431,7 @@ describeBackends((device) => {
       await write(layer.weight as Tensor, new Random('weight').normals(128));
       const kept = layer.weight as Tensor;
       const dense = Float64Array.from(await kept.data());
-      const [scale] = await (await quantizeTernary(kept)).scale.data();
+      const [gamma] = await quantizeTernary(kept).scale.data();
       const trits = await quantizeTernary(kept).trits();
       if (freeze) layer.freeze();
       applyLora(layer, { rank: 1, alpha: 1 });
@@ -444,7 +449,7 @@ describeBackends((device) => {
       mergeLora(layer, { requantize: true });
       expect([layer.lora, layer.isFrozen]).toEqual([null, freeze]);
       const merged = Array.from({ length: 128 }, (_, i) => {
-        const base = freeze ? Math.fround(trits[i] * scale) : dense[i];
+        const base = freeze ? Math.fround(trits[i] * gamma) : dense[i];
         return Math.fround(base + Math.fround(rowA[i % 16] * columnB[Math.floor(i / 16)]));
       });
       const expected = quantizeTernary(make(device, 'float32', [8, 16], merged));
@@ -453,6 +458,22 @@ describeBackends((device) => {
       expect(await bitsOf(got.scale)).toEqual(await bitsOf(expected.scale));
       expect(await got.trits()).not.toEqual(trits);
       if (!freeze) expect([...(await (layer.weight as Tensor).data())]).toEqual(merged);
+    });
+
+    test('a frozen layer is requantised as one asks', async () => {
+      const weight = make(device, 'float32', [8, 16], new Random('weight').normals(128));
+      using layer = TernaryLinear.frozen(quantizeTernary(weight, { method: 'twn' }));
+      applyLora(layer, { rank: 2 });
+      await perturb(layer, 0.3);
+      const { a, b } = layer.lora as LoraAdapter;
+      const dense = dequantizeTernary(layer.weight as TernaryTensor);
+      const update = scale(linear(b, a.transpose()), 8);
+      const expected = quantizeTernary(add(dense, update), { method: 'twn' });
+      mergeLora(layer, { requantize: { method: 'twn' } });
+      const got = layer.weight as TernaryTensor;
+      expect(got.scale.shape).toEqual([8]);
+      expect(await got.trits()).toEqual(await expected.trits());
+      expect(await bitsOf(got.scale)).toEqual(await bitsOf(expected.scale));
     });
 
     test('refused whole: one ternary layer among dense ones', async () => {
@@ -508,6 +529,18 @@ describeBackends((device) => {
       );
       mergeLora(model, { requantize: true });
       await model.save(file('whole'));
+    });
+
+    test('what replaces layers asks for them to be merged first', async () => {
+      using model = smallModel(device, { ternary: false });
+      applyLora(model);
+      await expect(quantizeModel(model)).rejects.toThrow(
+        new OptionError('quantizeModel: expected a model without LoRA adapters, got one with some'),
+      );
+      mergeLora(model);
+      await quantizeModel(model, { minLayerSize: 1 });
+      applyLora(model);
+      expect(model.parameters()).toHaveLength(2 * 2 * PARTS.length);
     });
 
     test('a layer by itself', async () => {
@@ -662,6 +695,10 @@ describeBackends((device) => {
       [
         () => mergeLora(model, { requantize: 1 as unknown as boolean }),
         'mergeLora: expected a boolean for requantize, got 1',
+      ],
+      [
+        () => mergeLora(model, { requantize: { method: 'max' as 'twn' } }),
+        'mergeLora: expected one of absmean, twn, percentile, meanStd, threshold for method, got "max"',
       ],
       [() => mergeLora(model, { force: true } as object), 'mergeLora: expected only requantize as options, got force'],
     ];

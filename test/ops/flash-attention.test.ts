@@ -9,6 +9,7 @@ import {
   DTypeError,
   flashAttention,
   getThreads,
+  manualSeed,
   OptionError,
   setThreads,
   ShapeError,
@@ -27,9 +28,13 @@ type Sizes = [number, number, number, number, number, number];
 function golden(
   fixture: string,
   [batch, queries, keys, heads, keyHeads, headDim]: Sizes,
-  options: Pick<AttentionCase, 'causal' | 'window' | 'scale'> = {},
+  options: Pick<AttentionCase, 'causal' | 'window' | 'scale' | 'softcap' | 'alibi' | 'sinks'> = {},
 ): GoldenCase<AttentionCase> {
-  return { fixture, c: { name: fixture, batch, queries, keys, heads, keyHeads, headDim, ...options } };
+  return {
+    fixture,
+    c: { name: fixture, batch, queries, keys, heads, keyHeads, headDim, ...options },
+    names: { alibiSlopes: 'alibi_slopes' },
+  };
 }
 
 const CAUSAL = { causal: true };
@@ -49,6 +54,9 @@ describeGolden(flashAttentionSpec, [
   golden('attention_head_dim_80', [1, 40, 40, 1, 1, 80]),
   golden('attention_head_dim_128', [1, 40, 40, 1, 1, 128], CAUSAL),
   golden('attention_head_dim_256', [1, 33, 33, 1, 1, 256], CAUSAL),
+  golden('attention_softcap', [1, 50, 50, 2, 2, 64], { causal: true, softcap: 15 }),
+  golden('attention_alibi', [1, 50, 50, 4, 2, 64], { causal: true, alibi: 'heads' }),
+  golden('attention_sinks', [1, 50, 50, 4, 2, 64], { causal: true, sinks: true }),
 ]);
 
 describeOp(flashAttentionSpec);
@@ -109,11 +117,19 @@ describe('flashAttention', () => {
         const leaf = (s: number, h: number): Tensor =>
           make(device, dtype, [2, s, h, 32], random.normals(2 * s * h * 32), true);
         const [q, k, v] = [leaf(129, 4), leaf(127, 2), leaf(127, 2)];
-        const { out, lse } = flashAttention(q, k, v, { causal: true, returnLse: true });
-        const results = [await bitsOf(out), await bitsOf(lse)];
-        out.backward(make(device, dtype, out.shape, random.normals(out.size)));
-        for (const each of [q, k, v]) results.push(await bitsOf(each.grad as Tensor));
-        for (const each of [q, k, v, out, lse]) each.dispose();
+        const sinks = make(device, 'float32', [4], [1, 0, -1, 2], true);
+        const alibiSlopes = make(device, 'float32', [4], [0.5, 0.25, 0.125, 0.0625]);
+        const results: number[][] = [];
+        for (const options of [{}, { softcap: 5, alibiSlopes, sinks, dropout: 0.2, deterministic: true }]) {
+          manualSeed(2);
+          const { out, lse } = flashAttention(q, k, v, { ...options, causal: true, returnLse: true });
+          results.push(await bitsOf(out), await bitsOf(lse));
+          out.backward(make(device, dtype, out.shape, new Random('dOut').normals(out.size)));
+          for (const each of [q, k, v, sinks]) if (each.grad) results.push(await bitsOf(each.grad));
+          for (const each of [q, k, v]) each.clearGrad();
+          for (const each of [out, lse]) each.dispose();
+        }
+        for (const each of [q, k, v, sinks, alibiSlopes]) each.dispose();
         return results;
       };
 
@@ -122,7 +138,8 @@ describe('flashAttention', () => {
         try {
           const first = await run();
           expect(await run()).toEqual(first);
-          for (const count of [1, 2, 3]) {
+          // The reference computes in the calling thread.
+          for (const count of device === 'reference' ? [] : [1, 2, 3]) {
             setThreads(count);
             expect(await run()).toEqual(first);
           }
@@ -211,7 +228,7 @@ describe('flashAttention', () => {
           [{ returnLse: 'yes' as unknown as boolean }, 'expected a boolean for returnLse, got "yes"'],
           [
             { masked: true } as FlashAttentionOptions,
-            'expected only causal, window, scale, returnLse as options, got masked',
+            'expected only causal, window, scale, softcap, alibiSlopes, sinks, dropout, deterministic, returnLse as options, got masked',
           ],
         ] as [FlashAttentionOptions, string][]
       ).map(([options, message]) => ({

@@ -14,8 +14,9 @@ import type { FloatDType } from '../../lib/dtype.js';
 import { arithmeticIn, EXACT, roundedTo } from '../arithmetic.js';
 import { attentionCases, type AttentionCase } from '../cases.js';
 import { expectIdentical, expectWithinTolerance, FORWARD_FACTOR, largestError } from '../compare.js';
-import { flashAttentionSpec } from '../formulas/flash-attention.js';
+import { attentionOptions, flashAttentionSpec } from '../formulas/flash-attention.js';
 import { bitsOf, describeBackends, describeErrors, ERROR_CODES, FLOAT_DTYPES, make } from '../harness.js';
+import type { Input, NamedValues } from '../op-spec.js';
 import { Random } from '../random.js';
 
 const SPARE = 5;
@@ -39,20 +40,26 @@ function rows(values: Float64Array, batch: number, tokens: number, from: number,
 }
 
 /** The cases of attention, as far as a cache can express them. */
-const CASES = attentionCases.cases.filter((c) => c.queries <= c.keys);
+const CASES = attentionCases.cases.filter((c) => c.queries <= c.keys && !c.dropout);
 
 interface Prepared {
   c: AttentionCase;
+  optional: Record<string, Input>;
   q: Float64Array;
   k: Float64Array;
   v: Float64Array;
 }
 
 function prepare(c: AttentionCase, dtype: FloatDType): Prepared {
-  const { q, k, v } = flashAttentionSpec.inputs(c, new Random(`cache ${c.name}`));
+  const { q, k, v, ...optional } = flashAttentionSpec.inputs(c, new Random(`cache ${c.name}`));
   const round = (values: Float64Array): Float64Array => values.map((value) => roundedTo(dtype, value));
-  return { c, q: round(q.values), k: round(k.values), v: round(v.values) };
+  for (const [name, input] of Object.entries(optional))
+    if (!input.dtype) optional[name] = { ...input, values: round(input.values) };
+  return { c, optional, q: round(q.values), k: round(k.values), v: round(v.values) };
 }
+
+const mapInputs = (inputs: Record<string, Input>): NamedValues =>
+  Object.fromEntries(Object.entries(inputs).map(([name, { values }]) => [name, values]));
 
 /** A cache of NaN, but for the first `length` tokens. */
 function cacheOf({ c, k, v }: Prepared, dtype: FloatDType, device: DeviceName, length: number): KvCache {
@@ -68,10 +75,19 @@ function cacheOf({ c, k, v }: Prepared, dtype: FloatDType, device: DeviceName, l
   return { keys: held(k), values: held(v), length };
 }
 
-const optionsOf = ({ causal, window, scale }: AttentionCase) => ({
-  causal: causal ?? false,
-  ...(window && { window }),
-  ...(scale && { scale }),
+/** The slopes and the sinks, where the case has them. */
+function optionalTensors({ optional }: Prepared, dtype: FloatDType, device: DeviceName): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(optional).map(([name, input]) => [
+      name,
+      make(device, input.dtype ?? dtype, input.shape, input.values),
+    ]),
+  );
+}
+
+const optionsOf = (c: AttentionCase, optional: Record<string, Tensor>) => ({
+  ...attentionOptions(c, optional),
+  causal: c.causal ?? false,
 });
 
 describe('flashAttentionWithKvCache', () => {
@@ -83,10 +99,12 @@ describe('flashAttentionWithKvCache', () => {
         const cache = cacheOf(prepared, dtype, device, c.keys);
         const shape = [c.batch, c.queries, c.heads, c.headDim];
         const query = make(device, dtype, shape, q);
-        const out = flashAttentionWithKvCache(query, cache, optionsOf(c));
+        const optional = optionalTensors(prepared, dtype, device);
+        const out = flashAttentionWithKvCache(query, cache, optionsOf(c, optional));
         expect([out.shape, out.dtype, cache.length]).toEqual([shape, dtype, c.keys]);
-        const exact = flashAttentionSpec.forward(EXACT, { q, k, v }, c).out;
-        const plain = flashAttentionSpec.forward(arithmeticIn(dtype), { q, k, v }, c).out;
+        const values = mapInputs(prepared.optional);
+        const exact = flashAttentionSpec.forward(EXACT, { q, k, v, ...values }, c).out;
+        const plain = flashAttentionSpec.forward(arithmeticIn(dtype), { q, k, v, ...values }, c).out;
         expectWithinTolerance({
           name: 'out',
           got: await out.data(),
@@ -96,7 +114,7 @@ describe('flashAttentionWithKvCache', () => {
           dtype,
           shape,
         });
-        for (const each of [query, cache.keys, cache.values, out]) each.dispose();
+        for (const each of [query, cache.keys, cache.values, out, ...Object.values(optional)]) each.dispose();
       });
 
       test.each(CASES.filter((c) => c.keys > 1))(
@@ -111,8 +129,9 @@ describe('flashAttentionWithKvCache', () => {
           const [newK, newV] = [prepared.k, prepared.v].map((values) =>
             make(device, dtype, [batch, added, keyHeads, headDim], rows(values, batch, keys, keys - added, keys)),
           );
-          const out = flashAttentionWithKvCache(query, grown, { ...optionsOf(c), newK, newV });
-          const expected = flashAttentionWithKvCache(query, whole, optionsOf(c));
+          const optional = optionalTensors(prepared, dtype, device);
+          const out = flashAttentionWithKvCache(query, grown, { ...optionsOf(c, optional), newK, newV });
+          const expected = flashAttentionWithKvCache(query, whole, optionsOf(c, optional));
           expect(grown.length).toBe(keys);
           expect(await bitsOf(out)).toEqual(await bitsOf(expected));
           expectIdentical('keys', await grown.keys.data(), await whole.keys.data(), grown.keys.shape);
@@ -123,6 +142,7 @@ describe('flashAttentionWithKvCache', () => {
             newV,
             out,
             expected,
+            ...Object.values(optional),
             ...[whole, grown].flatMap((cache) => [cache.keys, cache.values]),
           ])
             each.dispose();
@@ -220,7 +240,7 @@ describe('flashAttentionWithKvCache', () => {
         flashAttentionWithKvCache(t([1, 1, 1, 2]), cache),
       ),
       wrong(
-        `${op}: expected only newK, newV, causal, window, scale as options, got returnLse`,
+        `${op}: expected only newK, newV, causal, window, scale, softcap, alibiSlopes, sinks as options, got returnLse`,
         OptionError,
         option,
         1,

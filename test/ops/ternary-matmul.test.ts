@@ -99,6 +99,57 @@ describe('ternaryMatmul', () => {
       expect(new Set(Array.from(y.slice(9, 18), (each) => each + 0))).toEqual(new Set([0]));
     });
 
+    // What is zero is skipped, by rows and by blocks of 256 features, which must not show.
+    describe('zeros in the weight', () => {
+      const patterns: Record<string, (row: number, col: number) => boolean> = {
+        none: () => false,
+        'every second row': (row) => row % 2 === 0,
+        'random rows': (row) => (row * 2654435761) % 7 < 3,
+        'the first and the last row only': (row) => row === 0 || row === 69,
+        'all but one row': (row) => row !== 35,
+        'a block of rows': (row) => row >= 2 && row < 68,
+        'the first block of features': (_, col) => col < 256,
+        'blocks of features in the middle': (_, col) => col >= 256 && col < 768,
+        'every second block of features': (_, col) => Math.floor(col / 256) % 2 === 1,
+        'all but the last few features': (_, col) => col < 990,
+        'rows and blocks of features': (row, col) => row % 3 === 0 || Math.floor(col / 256) === 2,
+        'other features in other rows': (row, col) => Math.floor(col / 256) === Math.floor(row / 16) % 4,
+        'all but one weight': (row, col) => row !== 69 || col !== 998,
+      };
+      const sizes = [
+        [1, 1027],
+        [3, 999],
+        [4, 1000],
+        [33, 999],
+        [33, 1027],
+      ];
+      test.each(Object.keys(patterns))('%s', async (name) => {
+        const n = 70;
+        const random = new Random(`zeros ${name}`);
+        for (const [m, k] of sizes) {
+          const trits = random.integers(n * k, 0, 1).map((trit) => (trit === 0 ? -1 : 1));
+          for (let i = 0; i < trits.length; i++) {
+            if (patterns[name](Math.floor(i / k), i % k)) trits[i] = 0;
+          }
+          const scale = Float64Array.from({ length: n }, () => Math.fround(0.1 + random.next()));
+          scale[4] = 0; // and its trits are not
+          const x = random.normals(m * k).map(Math.fround);
+          if (m > 1) x[k + 3] = NaN;
+          const bias = random.normals(n).map(Math.fround);
+          for (const rowScales of [true, false]) {
+            using weight = TernaryTensor.fromTrits(trits, [n, k], rowScales ? scale : 0.5, { device });
+            for (const given of [undefined, bias]) {
+              const expected = int8Product(int8Of(x, k), { trits, scale: rowScales ? scale : 0.5 }, given, n, k);
+              using out = ternaryMatmul(make(device, 'float32', [m, k], x), weight, {
+                ...(given && { bias: make(device, 'float32', [n], given) }),
+              });
+              expectIdentical(`${m}x${n}x${k}`, await out.data(), expected, [m, n]);
+            }
+          }
+        }
+      });
+    });
+
     test('with float activations it is linear with the dequantised weight', async () => {
       // Small integers: both are exact whatever the order of summation.
       const random = new Random('float activations');
