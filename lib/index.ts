@@ -53,12 +53,7 @@ export { RMSNorm } from './nn/rms-norm.js';
 export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions, type CheckpointConfig } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';
-export {
-  AdamW,
-  clipGradNorm,
-  warmupCosine,
-  type AdamWOptions,
-  type ParameterGroup,
-  type WarmupCosineOptions,
-} from './train/adamw.js';
+export { AdamW, type AdamWOptions, type AdamWState, type ParameterGroup } from './train/adamw.js';
+export { clipGradNorm, gradNorm, type GradNormOptions } from './train/grad-norm.js';
+export { warmupCosine, type WarmupCosineOptions } from './train/schedule.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';

@@ -5,7 +5,7 @@ import { checkpoint } from '../autograd/checkpoint.js';
 import { isGradEnabled } from '../autograd/tape.js';
 import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkShape, checkTensor } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
-import { FLOAT_DTYPES } from '../dtype.js';
+import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { TernaryLinear } from '../nn/linear.js';
@@ -161,6 +161,12 @@ export class CausalLM extends Module {
       const rows = logits.size / this.config.vocabulary;
       return crossEntropy(reshape(logits, [rows, this.config.vocabulary]), reshape(targets, [rows]));
     });
+  }
+
+  /** See {@link Module.to}; `config.dtype` follows, and so do caches made afterwards. */
+  override to(options: { dtype: FloatDType }): void {
+    super.to(options);
+    this.config.dtype = options.dtype;
   }
 
   /** Packs the weights of all ternary layers and makes every tensor constant: the model can only be run from now on. */
