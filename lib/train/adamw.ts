@@ -153,7 +153,9 @@ export class AdamW {
       }
     }
     if (coefficient && [...devices].some((device) => device !== coefficient.device)) {
-      throw new DeviceError(`${op}: expected coefficient on the device of the parameters, got ${coefficient.device.id}`);
+      throw new DeviceError(
+        `${op}: expected coefficient on the device of the parameters, got ${coefficient.device.id}`,
+      );
     }
     this.stepCount++;
     for (const device of devices) {

@@ -5,7 +5,7 @@ import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import type { DeviceName, Device } from '../device.js';
 import { FormatError } from '../errors.js';
-import { PARTIAL, writeAtomically } from '../formats/atomic-file.js';
+import { removePartials, writeAtomically } from '../formats/atomic-file.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { Tensor } from '../tensor.js';
 import type { Json } from './data.js';
@@ -50,10 +50,7 @@ export class CheckpointFolder {
   /** Writes the checkpoint of a step and gives its file. */
   async write(step: number, { tensors, state }: CheckpointContent): Promise<string> {
     await mkdir(this.folder, { recursive: true });
-    for (const name of await readdir(this.folder)) {
-      const whole = name.replace(PARTIAL, '');
-      if (whole !== name && (NAME.test(whole) || whole === LATEST)) await rm(path.join(this.folder, name));
-    }
+    await removePartials(this.folder, (name) => NAME.test(name));
     const name = `step-${String(step).padStart(8, '0')}.safetensors`;
     const file = path.join(this.folder, name);
     await writeSafetensors(file, tensors, { format: FORMAT, version: '1', state: JSON.stringify(state) });

@@ -91,7 +91,9 @@ export class TokenDataset implements BatchSource<TokenBatch> {
   constructor(tokens: TokenArray, options: TokenDatasetOptions = {}) {
     const op = 'TokenDataset';
     if (!isTokenArray(tokens)) {
-      throw new OptionError(`${op}: expected a Uint16Array, Uint32Array or Int32Array for tokens, got ${typeof tokens}`);
+      throw new OptionError(
+        `${op}: expected a Uint16Array, Uint32Array or Int32Array for tokens, got ${typeof tokens}`,
+      );
     }
     checkOptions(op, options, ['batchSize', 'sequenceLength', 'order', 'seed', 'stride', 'ignoreToken']);
     this.tokens = tokens;

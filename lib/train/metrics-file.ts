@@ -45,7 +45,7 @@ export class MetricsFile {
 
 function keptLines(file: string, text: string, step: number): string {
   let kept = '';
-  for (let begin = 0; begin < text.length; ) {
+  for (let begin = 0; begin < text.length;) {
     const end = text.indexOf('\n', begin) + 1;
     if (end === 0) break; // torn
     const line = text.slice(begin, end);
