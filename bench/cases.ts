@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { FLOAT_DTYPES } from '../lib/dtype.js';
 import { flashAttention } from '../lib/ops/flash-attention.js';
 import { linear } from '../lib/ops/linear.js';
 import { quantizeTernary } from '../lib/ops/quantize-ternary.js';
@@ -22,6 +23,7 @@ import { expectWithinTolerance, FORWARD_FACTOR, largestError } from '../test/com
 import { mapSpecs } from '../test/formulas/index.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
+import { adamwCase } from './adamw.js';
 
 /** What a case is measured in, and the ceiling it is held against. */
 export type Unit = 'float operations' | 'integer operations' | 'bytes';
@@ -318,6 +320,7 @@ export function benchCases(): NamedCase[] {
     ...linearCases.bench.map(linearCase),
     ...ternaryMatmulCases.bench.map(ternaryCase),
     bitLinearStepCase(2048, 512, 192),
+    ...FLOAT_DTYPES.map(adamwCase),
     ...attentionCases.bench.map((c) => attentionCase(c, false)),
     ...attentionCases.bench.filter((c) => c.queries === 1024).map((c) => attentionCase(c, true)),
     ...mapSpecs((spec) => (OWN_CASES.includes(spec.op) ? [] : spec.cases.bench.map((c) => memoryCase(spec, c)))).flat(),

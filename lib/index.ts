@@ -68,6 +68,7 @@ export {
 } from './train/data.js';
 export { clipGradNorm, gradNorm, type GradNormOptions } from './train/grad-norm.js';
 export { LossScaler, type LossScaleConfig, type LossScalerState } from './train/loss-scaler.js';
+export { meanLoss } from './train/mean-loss.js';
 export { warmupCosine, type WarmupCosineOptions } from './train/schedule.js';
 export { Trainer } from './train/trainer.js';
 export type {

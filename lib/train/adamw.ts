@@ -62,16 +62,10 @@ function checkBeta(value: number, name: string): number {
   return value;
 }
 
-function masterOf(parameter: Tensor): Tensor {
-  const master = workspace('AdamW', parameter.shape, 'float32', parameter.device);
-  parameter.device.backend.cast({ x: parameter.arg, out: master.arg });
-  return master;
-}
-
 /**
  * Adam with decoupled weight decay (Loshchilov and Hutter, 2019), with PyTorch's formula: all parameters are updated in one pass over parameter,
- * gradient and both moments. Moments are float32 whatever the parameters' dtype. Masters are made of the parameters here: load weights before,
- * or load the optimizer's state too.
+ * gradient and both moments. Moments are float32 whatever the parameters' dtype. Masters are made of the parameters here; whoever loads weights
+ * afterwards loads the optimizer's state too, or calls `refreshMasters()`.
  */
 export class AdamW {
   /** Used by the next `step()`; set it from a schedule. */
@@ -118,8 +112,11 @@ export class AdamW {
           master: null,
         };
         this.slots.push(slot);
-        if (masterWeights && parameter.dtype !== 'float32') slot.master = masterOf(parameter);
+        if (masterWeights && parameter.dtype !== 'float32') {
+          slot.master = workspace(op, parameter.shape, 'float32', parameter.device);
+        }
       }
+      this.refreshMasters();
     } catch (error) {
       this.dispose();
       throw error;
@@ -198,6 +195,13 @@ export class AdamW {
     const stepCount = checkInteger(op, 'stepCount', state.stepCount, 0, Number.MAX_SAFE_INTEGER);
     await overwrite(op, this.state().tensors, state.tensors);
     this.stepCount = stepCount;
+  }
+
+  /** Makes the masters anew of the parameters: after weights were loaded into these, which the next step would otherwise undo. */
+  refreshMasters(): void {
+    for (const { parameter, master } of this.slots) {
+      if (master) parameter.device.backend.cast({ x: parameter.arg, out: master.arg });
+    }
   }
 
   /** Drops the gradients of all parameters. */

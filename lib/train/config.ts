@@ -4,6 +4,7 @@
 import { checkInteger, checkOneOf, checkOptions } from '../check.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import type { CausalLM } from '../models/causal-lm.js';
+import { OptionError } from '../errors.js';
 import { resolveLossScale, type LossScaleConfig } from './loss-scaler.js';
 
 /** In which dtypes a model is trained, and how its loss is scaled. */
@@ -45,6 +46,14 @@ export function fp32(): MixedPrecisionConfig {
   return { compute: 'float32', master: 'float32', ...resolveLossScale('fp32', UNSCALED) };
 }
 
+/** @internal */
+export function lossScaleOf(config: MixedPrecisionConfig): LossScaleConfig {
+  const lossScale: Partial<MixedPrecisionConfig> = { ...config };
+  delete lossScale.compute;
+  delete lossScale.master;
+  return lossScale as LossScaleConfig;
+}
+
 /** @internal The keys of {@link TrainingConfig}. */
 export const TRAINING_KEYS: readonly (keyof TrainingConfig)[] = [
   'batchSize',
@@ -71,14 +80,16 @@ export function trainingConfig(options: Partial<TrainingConfig> = {}): TrainingC
   };
   let { mixedPrecision = fp16() } = options;
   if (mixedPrecision) {
-    const { compute, master, ...lossScale } = mixedPrecision;
     mixedPrecision = {
-      compute: checkOneOf(op, 'mixedPrecision.compute', compute, FLOAT_DTYPES),
-      master: checkOneOf(op, 'mixedPrecision.master', master, ['float32']),
-      ...resolveLossScale(`${op}.mixedPrecision`, lossScale),
+      compute: checkOneOf(op, 'mixedPrecision.compute', mixedPrecision.compute, FLOAT_DTYPES),
+      master: checkOneOf(op, 'mixedPrecision.master', mixedPrecision.master, ['float32']),
+      ...resolveLossScale(`${op}.mixedPrecision`, lossScaleOf(mixedPrecision)),
     };
   }
+  // What is in it is the model's to check.
   const checkpoint = options.checkpoint ?? {};
-  checkOptions(`${op}.checkpoint`, checkpoint, Object.keys(checkpoint));
+  if (typeof checkpoint !== 'object') {
+    throw new OptionError(`${op}: expected an object for checkpoint, got ${typeof checkpoint}`);
+  }
   return { ...sizes, mixedPrecision, checkpoint: { enabled: true, every: 1, ...checkpoint } };
 }

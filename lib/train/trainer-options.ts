@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { Module } from '../nn/module.js';
+import { checkInteger, checkNumber, checkOptions, checkPositive } from '../check.js';
+import { OptionError } from '../errors.js';
+import { Module } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';
 import type { AdamW, AdamWOptions } from './adamw.js';
-import type { TrainingConfig } from './config.js';
-import type { Batch, BatchSource, TokenArray, TokenBatch } from './data.js';
+import { TRAINING_KEYS, type TrainingConfig } from './config.js';
+import { isTokenArray, type Batch, type BatchSource, type TokenArray, type TokenBatch } from './data.js';
 
 /** What one step did; a line of the metrics file, where numbers that are not finite are null. */
 export interface StepReport {
@@ -99,4 +101,43 @@ export interface TrainResult {
   loss: number | null;
   /** Of the last evaluation of this call; null if there was none. */
   evaluation: number | null;
+}
+
+const OPTION_KEYS = [
+  ...TRAINING_KEYS,
+  ...['model', 'loss', 'data', 'seed', 'learningRate', 'maxGradNorm', 'optimizer', 'evaluation', 'save', 'metrics'],
+  ...['onStep', 'onEvaluate', 'onCheckpoint'],
+];
+
+/** @internal Everything but what {@link trainingConfig} checks. */
+export function checkTrainerOptions<B extends Batch>(options: TrainerOptions<B>): void {
+  const op = 'Trainer';
+  checkOptions(op, options, OPTION_KEYS);
+  const { model, data, loss, evaluation, save, learningRate, maxGradNorm = 1 } = options;
+  if (!(model instanceof Module)) throw new OptionError(`${op}: expected a Module for model, got ${typeof model}`);
+  if (model.parameters().length === 0) {
+    throw new OptionError(`${op}: expected a model with parameters to train, got none`);
+  }
+  if (!loss && typeof (model as LossModel).loss !== 'function') {
+    throw new OptionError(`${op}: expected a loss, or a model that has one, got neither`);
+  }
+  if (!isTokenArray(data) && typeof (data as BatchSource<B> | undefined)?.next !== 'function') {
+    throw new OptionError(`${op}: expected tokens or a source of batches for data, got ${typeof data}`);
+  }
+  if (!isTokenArray(data) && options.seed !== undefined) {
+    throw new OptionError(`${op}: expected tokens as data beside seed, got a source with an order of its own`);
+  }
+  if (evaluation) {
+    checkOptions(`${op}.evaluation`, evaluation, ['data', 'every', 'loss']);
+    checkInteger(op, 'evaluation.every', evaluation.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
+  }
+  if (save) {
+    checkOptions(`${op}.save`, save, ['folder', 'every', 'keep']);
+    checkInteger(op, 'save.every', save.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
+    checkInteger(op, 'save.keep', save.keep ?? 3, 1, Number.MAX_SAFE_INTEGER);
+  }
+  if (maxGradNorm !== Infinity) checkPositive(op, 'maxGradNorm', maxGradNorm);
+  if (typeof learningRate !== 'function' && learningRate !== undefined) {
+    checkNumber(op, 'learningRate', learningRate, 0);
+  }
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { noGrad } from '../autograd/tape.js';
-import { checkInteger, checkNumber, checkOptions, checkPositive, checkTensor } from '../check.js';
+import { checkInteger, checkNumber, checkOptions, checkTensor } from '../check.js';
 import type { Device } from '../device.js';
 import { OptionError, ShapeError, TrainingError } from '../errors.js';
 import { Module, overwrite } from '../nn/module.js';
@@ -11,20 +10,16 @@ import { keep, tidy } from '../scope.js';
 import type { Tensor } from '../tensor.js';
 import { AdamW } from './adamw.js';
 import { CheckpointFolder, readTrainingCheckpoint, type CheckpointContent } from './checkpoint-folder.js';
-import { TRAINING_KEYS, trainingConfig, type TrainingConfig } from './config.js';
+import { fp32, lossScaleOf, TRAINING_KEYS, trainingConfig, type TrainingConfig } from './config.js';
 import { batchTensors, isTokenArray, TokenDataset, type Batch, type BatchSource, type Json } from './data.js';
 import type { TokenBatch } from './data.js';
 import { gradNorm } from './grad-norm.js';
 import { GradientSum } from './gradient-sum.js';
 import { LossScaler, type LossScalerState } from './loss-scaler.js';
+import { meanLoss } from './mean-loss.js';
 import { MetricsFile } from './metrics-file.js';
+import { checkTrainerOptions } from './trainer-options.js';
 import type { LossModel, StepReport, TrainerOptions, TrainOptions, TrainResult } from './trainer-options.js';
-
-const OPTION_KEYS = [
-  ...TRAINING_KEYS,
-  ...['model', 'loss', 'data', 'seed', 'learningRate', 'maxGradNorm', 'optimizer', 'evaluation', 'save', 'metrics'],
-  ...['onStep', 'onEvaluate', 'onCheckpoint'],
-];
 
 /** The part of a checkpoint that is not tensors. */
 interface SavedState {
@@ -87,44 +82,16 @@ export class Trainer<B extends Batch = TokenBatch> {
   /** @throws OptionError, DTypeError, DisposedError, OutOfMemoryError. */
   constructor(options: TrainerOptions<B>) {
     const op = 'Trainer';
-    checkOptions(op, options, OPTION_KEYS);
-    const { model, data, evaluation, save, learningRate, loss } = options;
+    checkTrainerOptions(options);
+    const { model, data, seed, save, learningRate, optimizer = {} } = options;
     this.config = trainingConfig(
       Object.fromEntries(Object.entries(options).filter(([key]) => (TRAINING_KEYS as string[]).includes(key))),
     );
-    if (!(model instanceof Module)) throw new OptionError(`${op}: expected a Module for model, got ${typeof model}`);
-    if (!loss && typeof (model as LossModel).loss !== 'function') {
-      throw new OptionError(`${op}: expected a loss, or a model that has one, got neither`);
-    }
-    if (evaluation) {
-      checkOptions(`${op}.evaluation`, evaluation, ['data', 'every', 'loss']);
-      checkInteger(op, 'evaluation.every', evaluation.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
-    }
-    if (save) {
-      checkOptions(`${op}.save`, save, ['folder', 'every', 'keep']);
-      checkInteger(op, 'save.every', save.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
-      checkInteger(op, 'save.keep', save.keep ?? 3, 1, Number.MAX_SAFE_INTEGER);
-    }
-    this.maxGradNorm = options.maxGradNorm ?? 1;
-    if (this.maxGradNorm !== Infinity) checkPositive(op, 'maxGradNorm', this.maxGradNorm);
-    if (typeof learningRate !== 'function' && learningRate !== undefined) {
-      checkNumber(op, 'learningRate', learningRate, 0);
-    }
-    if (!isTokenArray(data) && options.seed !== undefined) {
-      throw new OptionError(`${op}: expected tokens as data beside seed, got a source with an order of its own`);
-    }
     const { batchSize, maxSequenceLength, mixedPrecision, checkpoint } = this.config;
     this.data = isTokenArray(data)
       ? // Whoever gives tokens has B = TokenBatch, the default.
-        (new TokenDataset(data, {
-          batchSize,
-          sequenceLength: maxSequenceLength,
-          seed: options.seed,
-        }) as unknown as BatchSource<B>)
+        (new TokenDataset(data, { batchSize, sequenceLength: maxSequenceLength, seed }) as unknown as BatchSource<B>)
       : data;
-    if (model.parameters().length === 0) {
-      throw new OptionError(`${op}: expected a model with parameters to train, got none`);
-    }
     if ('checkpointConfig' in model) {
       model.checkpointConfig = checkpoint;
     } else if (options.checkpoint !== undefined && checkpoint.enabled) {
@@ -135,9 +102,9 @@ export class Trainer<B extends Batch = TokenBatch> {
     this.model = model;
     this.parameters = model.parameters();
     this.device = this.parameters[0].device;
-    this.lossScaler = new LossScaler({ lossScale: 1, dynamic: false, ...lossScaleOf(mixedPrecision) });
+    this.maxGradNorm = options.maxGradNorm ?? 1;
+    this.lossScaler = new LossScaler(lossScaleOf(mixedPrecision ?? fp32()));
     this.folder = save ? new CheckpointFolder(save.folder, save.keep ?? 3) : null;
-    const optimizer = options.optimizer ?? {};
     this.optimizer = defaultOptimizer(
       model.namedParameters(),
       typeof optimizer === 'function'
@@ -222,28 +189,7 @@ export class Trainer<B extends Batch = TokenBatch> {
     if (!evaluation) {
       throw new OptionError('Trainer.evaluate: expected a trainer made with evaluation, got one without');
     }
-    const lossOf = evaluation.loss
-      ? (batch: B) => evaluation.loss?.(batch) as Tensor
-      : (batch: B) => this.lossOf(batch);
-    const before = defaultGenerator().state;
-    let total = 0;
-    let count = 0;
-    try {
-      for await (const batch of evaluation.data()) {
-        if (batch.count === 0) continue;
-        const loss = keep(noGrad(() => tidy(() => lossOf(batch))));
-        try {
-          total += (await loss.item()) * batch.count;
-        } finally {
-          loss.dispose();
-        }
-        count += batch.count;
-      }
-    } finally {
-      defaultGenerator().state = before;
-    }
-    if (count === 0) throw new TrainingError('Trainer.evaluate: expected at least one target, got none');
-    return total / count;
+    return meanLoss(evaluation.data(), (batch) => evaluation.loss?.(batch) ?? this.lossOf(batch));
   }
 
   /** Frees the optimizer's memory. The model stays. */
@@ -450,11 +396,4 @@ export class Trainer<B extends Batch = TokenBatch> {
     this.tokens = saved.tokens;
     this.seconds = saved.seconds;
   }
-}
-
-function lossScaleOf(mixedPrecision: TrainingConfig['mixedPrecision']): Partial<LossScaler['config']> {
-  if (!mixedPrecision) return {};
-  const { lossScale, dynamic, minLossScale, maxLossScale, growthFactor, backoffFactor, growthInterval } =
-    mixedPrecision;
-  return { lossScale, dynamic, minLossScale, maxLossScale, growthFactor, backoffFactor, growthInterval };
 }

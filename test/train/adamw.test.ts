@@ -4,6 +4,7 @@
 import {
   AdamW,
   clipGradNorm,
+  device as deviceNamed,
   gradNorm,
   OptionError,
   warmupCosine,
@@ -159,6 +160,17 @@ describeBackends((device) => {
           shape: [masters.length],
         });
       }
+    });
+
+    test('masters follow weights that are loaded, once they are refreshed', async () => {
+      const leaf = make(device, 'bfloat16', [2], [1, 2], true);
+      const optimizer = new AdamW([leaf], { learningRate: 2 ** -6, weightDecay: 0 });
+      const loaded = make(device, 'bfloat16', [2], [3, 2]);
+      deviceNamed(device).backend.cast({ x: loaded.arg, out: leaf.arg });
+      optimizer.refreshMasters();
+      leafWith(leaf, make(device, 'bfloat16', [2], [1, -1]));
+      optimizer.step();
+      expect([...(await leaf.data())]).toEqual([2.984375, 2.015625]);
     });
 
     test('float32 parameters have no master', () => {

@@ -12,6 +12,7 @@ import {
   FormatError,
   fp16,
   fp32,
+  KernelError,
   Module,
   OptionError,
   mean,
@@ -477,6 +478,21 @@ describe('callbacks, signals and ends', () => {
     expect(defaultGenerator().state.offset).toBeGreaterThan(0);
   });
 
+  test('so does a kernel that fails', async () => {
+    const broken = tokens.slice(0, 60);
+    broken[20] = VOCABULARY;
+    const trainer = smallTrainer({
+      data: new TokenDataset(broken, { batchSize: 1, sequenceLength: 12, order: 'sequential' }),
+    });
+    await expect(trainer.train({ steps: 9 })).rejects.toThrow(KernelError);
+    expect([trainer.step, trainer.optimizer.stepCount]).toEqual([1, 1]);
+    const plain = smallTrainer({
+      data: new TokenDataset(tokens, { batchSize: 1, sequenceLength: 12, order: 'sequential' }),
+    });
+    await plain.train({ steps: 1 });
+    expect(await bitsOfModel(trainer.model)).toEqual(await bitsOfModel(plain.model));
+  });
+
   test('a signal stops after the step in progress, with a checkpoint', async () => {
     const controller = new AbortController();
     const place = folder();
@@ -575,6 +591,9 @@ describe('what is refused', () => {
     expect(message({ model: new Weight([1]) })).toBe('Trainer: expected a loss, or a model that has one, got neither');
     expect(message({ model: new Weight([1]), loss: () => tensor(1), checkpoint: { every: 2 } })).toBe(
       'Trainer: expected a model with a checkpointConfig beside checkpoint, got one without',
+    );
+    expect(message({ data: undefined })).toBe(
+      'Trainer: expected tokens or a source of batches for data, got undefined',
     );
     expect(message({ maxGradNorm: 0 })).toBe('Trainer: expected a finite number above 0 for maxGradNorm, got 0');
     expect(message({ learningRate: -1 })).toBe(
