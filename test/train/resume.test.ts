@@ -5,23 +5,28 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { appendFile, copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
 import {
+  batchTensors,
   bf16,
+  crossEntropy,
   FormatError,
   fp16,
   fp32,
   manualSeed,
+  mul,
   OptionError,
   readTrainingCheckpoint,
   TokenDataset,
   Trainer,
+  uniform,
   type Batch,
+  type CausalLM,
   type MixedPrecisionConfig,
   type StepReport,
   type TokenBatch,
   type TrainerOptions,
 } from '../../lib/index.js';
 import { inChild, resultOfChild, type Library } from '../core/child.js';
-import { bitsOfModel, metricsOf, smallModel, someTokens, temporaryFolder } from './runs.js';
+import { bitsOfModel, metricsOf, smallModel, someTokens, temporaryFolder, VOCABULARY } from './runs.js';
 
 const folder = temporaryFolder();
 const tokens = someTokens(300);
@@ -30,7 +35,7 @@ type Options = Partial<TrainerOptions<TokenBatch>>;
 
 function trainerIn(place: string, seed: number, options: Options = {}): Trainer {
   return new Trainer({
-    model: smallModel({ seed }),
+    model: options.model ?? smallModel({ seed }),
     data: tokens,
     seed: 5,
     batchSize: 2,
@@ -63,16 +68,29 @@ describe('a run that is stopped and resumed', () => {
   const STEPS = 8;
 
   // The scale of the second is so large that it overflows now and then, before and after the stop.
-  const precisions: [string, MixedPrecisionConfig, number][] = [
-    ['float32', fp32(), 1],
-    ['float16 with a loss scale that moves', fp16({ lossScale: 2 ** 20, growthInterval: 2 }), 3],
-    ['bfloat16', bf16(), 2],
+  const precisions: [string, MixedPrecisionConfig, number, boolean][] = [
+    ['float32', fp32(), 1, false],
+    ['float32 with dropout', fp32(), 2, true],
+    ['float16 with a loss scale that moves', fp16({ lossScale: 2 ** 20, growthInterval: 2 }), 3, false],
+    ['bfloat16 with dropout', bf16(), 2, true],
   ];
 
-  test.each(precisions)('%s: goes on to the same bits', async (_, mixedPrecision, gradientAccumulation) => {
+  /** Logits dropped by the library's random numbers. */
+  const dropping = (model: CausalLM): Options => ({
+    model,
+    loss(batch) {
+      const { ids, targets } = batchTensors(batch, { device: model.device });
+      const logits = model.forward(ids);
+      const kept = uniform(logits.shape, { low: 0, high: 2, dtype: logits.dtype, device: model.device });
+      return crossEntropy(mul(logits, kept).reshape(-1, VOCABULARY), targets.reshape(-1));
+    },
+  });
+
+  test.each(precisions)('%s: goes on to the same bits', async (_, mixedPrecision, gradientAccumulation, drops) => {
     const options = { mixedPrecision, gradientAccumulation };
+    const modelOf = (seed: number): Options => (drops ? dropping(smallModel({ seed })) : {});
     const whole = folder();
-    const uninterrupted = trainerIn(whole, 1, options);
+    const uninterrupted = trainerIn(whole, 1, { ...options, ...modelOf(1) });
     await uninterrupted.train({ steps: STEPS });
     const expected = await outcome(whole, uninterrupted);
     if (mixedPrecision.dynamic) {
@@ -84,12 +102,13 @@ describe('a run that is stopped and resumed', () => {
       const controller = new AbortController();
       const first = trainerIn(place, 1, {
         ...options,
+        ...modelOf(1),
         onStep: ({ step }) => (step === stop ? controller.abort() : undefined),
       });
       expect(await first.train({ steps: STEPS, signal: controller.signal })).toMatchObject({ reason: 'aborted' });
       first.dispose();
       // A model of other weights, and other random numbers: everything has to come from the checkpoint.
-      const second = trainerIn(place, 99, options);
+      const second = trainerIn(place, 99, { ...options, ...modelOf(99) });
       manualSeed(1234);
       expect(await second.resume()).toBe(stop);
       await second.train({ steps: STEPS });
