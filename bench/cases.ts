@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { FLOAT_DTYPES } from '../lib/dtype.js';
 import { sample, type SamplingOptions } from '../lib/models/sampling.js';
 import { crossEntropy } from '../lib/ops/cross-entropy.js';
 import { linear } from '../lib/ops/linear.js';
@@ -35,6 +36,7 @@ import { mapSpecs } from '../test/formulas/index.js';
 import { ternaryOf, thresholdedOf } from '../test/formulas/ternary.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
+import { adamwCase } from './adamw.js';
 
 /** What a case is measured in, and the ceiling it is held against. */
 export type Unit = 'float operations' | 'integer operations' | 'bytes';
@@ -526,6 +528,7 @@ export function benchCases(): NamedCase[] {
     ...quantizeCases.bench.flatMap((c) => QUANTIZE_METHODS.map((options) => quantizeCase(c, options))),
     ...[{}, { topK: 40 }, { topP: 0.9 }].map(samplingCase),
     bitLinearStepCase(2048, 512, 192),
+    ...FLOAT_DTYPES.map(adamwCase),
     ...attentionCases.bench.map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, false)),
     ...attentionCases.bench
       .filter((c) => c.queries === 1024)

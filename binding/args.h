@@ -35,6 +35,16 @@ class Args {
     for (uint32_t i = 0; i < array.Length(); i++) result.push_back(tensor(name, array.Get(i), 0));
     return result;
   }
+  // Null entries are absent tensors.
+  std::vector<Tensor> optional_tensors(const char* name) const {
+    const Napi::Array array = object_.Get(name).As<Napi::Array>();
+    std::vector<Tensor> result;
+    for (uint32_t i = 0; i < array.Length(); i++) {
+      const Napi::Value value = array.Get(i);
+      result.push_back(value.IsObject() ? tensor(name, value, 0) : Tensor{nullptr, DType::FLOAT32, 0});
+    }
+    return result;
+  }
 
   bool has(const char* name) const { return object_.Get(name).IsObject(); }
   Args object(const char* name) const { return Args(allocator_, op_, object_.Get(name).As<Napi::Object>()); }

@@ -456,10 +456,12 @@ struct KvCacheAppendParams {
 struct AdamWParams {
   size_t count;
   const Tensor* parameters;
-  const Tensor* gradients;
+  const Tensor* masters;         // float32, each optional
+  const Tensor* gradients;       // float32 or the dtype of the parameter
   const Tensor* first_moments;   // float32
   const Tensor* second_moments;  // float32
   const double* weight_decays;
+  Tensor coefficient;  // float32 [1], optional
   double learning_rate;
   double beta1;
   double beta2;
@@ -472,7 +474,8 @@ struct GlobalNormParams {
   const Tensor* tensors;
   Tensor norm;         // float32 [1]
   Tensor coefficient;  // float32 [1]
-  double max_norm;
+  double max_norm;     // may be infinite
+  double factor;
 };
 
 }  // namespace ternflash

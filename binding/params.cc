@@ -532,17 +532,21 @@ void read(const Args& args, Call<AdamWParams>& call) {
   call.tensors.push_back(args.tensors("gradients"));
   call.tensors.push_back(args.tensors("firstMoments"));
   call.tensors.push_back(args.tensors("secondMoments"));
+  call.tensors.push_back(args.optional_tensors("masters"));
   p.count = call.numbers.size();
   for (const std::vector<Tensor>& list : call.tensors) {
     if (list.size() != p.count) args.fail("parameters", "lists of equal length");
     for (size_t i = 0; i < p.count; i++)
-      if (list[i].length != call.tensors[0][i].length) args.fail("gradients", "tensors of their parameter's length");
+      if (list[i].data && list[i].length != call.tensors[0][i].length)
+        args.fail("gradients", "tensors of their parameter's length");
   }
   p.parameters = call.tensors[0].data();
   p.gradients = call.tensors[1].data();
   p.first_moments = call.tensors[2].data();
   p.second_moments = call.tensors[3].data();
+  p.masters = call.tensors[4].data();
   p.weight_decays = call.numbers.data();
+  p.coefficient = args.optional_tensor("coefficient", 1);
   p.learning_rate = args.number("learningRate");
   p.beta1 = args.number("beta1");
   p.beta2 = args.number("beta2");
@@ -558,6 +562,7 @@ void read(const Args& args, Call<GlobalNormParams>& call) {
   p.norm = args.tensor("norm", 1);
   p.coefficient = args.tensor("coefficient", 1);
   p.max_norm = args.number("maxNorm");
+  p.factor = args.number("factor");
 }
 
 }  // namespace ternflash

@@ -201,12 +201,13 @@ void global_norm(const GlobalNormParams& p, Context& context) {
   });
   double total = 0;
   for (int64_t piece = 0; piece < pieces; piece++) total += partial[piece];
-  const double norm = __builtin_sqrt(total);
+  const double norm = p.factor * __builtin_sqrt(total);
   const double coefficient = p.max_norm / (norm + 1e-6);
   // As the float32 that the caller gets to see.
   const bool finite = float(norm) - float(norm) == 0.0f;
   *static_cast<float*>(p.norm.data) = float(norm);
-  *static_cast<float*>(p.coefficient.data) = finite ? float(coefficient < 1.0 ? coefficient : 1.0) : __builtin_nanf("");
+  *static_cast<float*>(p.coefficient.data) =
+      finite ? float(p.factor * (coefficient < 1.0 ? coefficient : 1.0)) : __builtin_nanf("");
 }
 
 void argmax(const ArgmaxParams& p, Context& context) {

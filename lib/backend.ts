@@ -625,12 +625,18 @@ export interface KvCacheAppendParams {
 }
 
 export interface AdamWParams {
-  /** Per parameter: value (any float dtype, updated in place), gradient (same dtype), moments (float32, updated in place). */
+  /**
+   * Per parameter: value (any float dtype, updated in place), gradient (the same dtype or float32), moments (float32, updated in place).
+   */
   parameters: TensorArg[];
+  /** float32 or null: if there, this is what is updated, and the parameter becomes its rounding. */
+  masters: (TensorArg | null)[];
   gradients: TensorArg[];
   firstMoments: TensorArg[];
   secondMoments: TensorArg[];
   weightDecays: number[];
+  /** float32 [1] or null: what every gradient is multiplied by first */
+  coefficient: TensorArg | null;
   learningRate: number;
   beta1: number;
   beta2: number;
@@ -641,11 +647,14 @@ export interface AdamWParams {
 
 export interface GlobalNormParams {
   tensors: TensorArg[];
-  /** float32 [1]: sqrt of the sum of squares over all tensors, summed in float64 */
+  /** float32 [1]: factor * sqrt of the sum of squares over all tensors, summed in float64 */
   norm: TensorArg;
-  /** float32 [1]: min(1, maxNorm / (norm + 1e-6)); a norm that is not finite gives NaN */
+  /** float32 [1]: factor * min(1, maxNorm / (norm + 1e-6)); a norm that is not finite gives NaN */
   coefficient: TensorArg;
+  /** Above 0, may be Infinity. */
   maxNorm: number;
+  /** Above 0: the gradients are the tensors times this. */
+  factor: number;
 }
 
 export interface BackendOps {

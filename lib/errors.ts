@@ -75,6 +75,13 @@ export class KernelError extends TernflashError {
   }
 }
 
+/** A training run cannot go on: its gradients are not finite, or nothing is left to learn from. `code` is `ERR_TRAINING`. */
+export class TrainingError extends TernflashError {
+  constructor(message: string) {
+    super('ERR_TRAINING', message);
+  }
+}
+
 /** A file is not what it should be. `code` is `ERR_FORMAT`. */
 export class FormatError extends TernflashError {
   /** An error that says what was expected, and what came. */

@@ -77,12 +77,31 @@ export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-co
 export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';
 export { sample, type SamplingOptions } from './models/sampling.js';
+export { AdamW, type AdamWOptions, type AdamWState, type ParameterGroup } from './train/adamw.js';
+export { readTrainingCheckpoint, type CheckpointContent } from './train/checkpoint-folder.js';
+export { bf16, fp16, fp32, trainingConfig, type MixedPrecisionConfig, type TrainingConfig } from './train/config.js';
 export {
-  AdamW,
-  clipGradNorm,
-  warmupCosine,
-  type AdamWOptions,
-  type ParameterGroup,
-  type WarmupCosineOptions,
-} from './train/adamw.js';
+  TokenDataset,
+  batchTensors,
+  type Batch,
+  type BatchSource,
+  type Json,
+  type TokenArray,
+  type TokenBatch,
+  type TokenDatasetOptions,
+} from './train/data.js';
+export { clipGradNorm, gradNorm, type GradNormOptions } from './train/grad-norm.js';
+export { LossScaler, type LossScaleConfig, type LossScalerState } from './train/loss-scaler.js';
+export { meanLoss } from './train/mean-loss.js';
+export { warmupCosine, type WarmupCosineOptions } from './train/schedule.js';
+export { Trainer } from './train/trainer.js';
+export type {
+  EvaluationOptions,
+  LossModel,
+  SaveOptions,
+  StepReport,
+  TrainerOptions,
+  TrainOptions,
+  TrainResult,
+} from './train/trainer-options.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { open, rename, rm, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { bytesPerElement, type DType } from '../dtype.js';
 import { FormatError } from '../errors.js';
 import { elementCount, fromBytes, type Tensor } from '../tensor.js';
+import { writeAtomically } from './atomic-file.js';
 
 /**
  * The safetensors format (https://github.com/huggingface/safetensors): 8 bytes of header length, little endian; a JSON object that gives dtype, shape
@@ -149,8 +150,8 @@ async function readHeader(
 }
 
 /**
- * Writes tensors to a safetensors file. The file is written beside its place and moved there when it is whole, so that a crash leaves the former
- * file as it was.
+ * Writes tensors to a safetensors file. The file is written beside its place, moved there when it is whole, and on the disk when this returns: a crash
+ * leaves the former file as it was.
  *
  * @param tensors any dtype, by name; written in their order.
  * @param metadata strings by name, for the header's `__metadata__`. Default none.
@@ -175,21 +176,12 @@ export async function writeSafetensors(
   const prefix = new Uint8Array(8);
   new DataView(prefix.buffer).setBigUint64(0, BigInt(headerBytes.length), true);
 
-  const partial = `${file}.${process.pid}.partial`;
-  const handle = await open(partial, 'w');
-  try {
+  await writeAtomically(file, async (handle) => {
     await handle.writeFile(prefix);
     await handle.writeFile(headerBytes);
     for (const [, tensor] of list) {
       const bits = await tensor.raw();
       await handle.writeFile(new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
     }
-    await handle.sync();
-    await handle.close();
-    await rename(partial, file);
-  } catch (error) {
-    await handle.close().catch(() => undefined);
-    await rm(partial, { force: true });
-    throw error;
-  }
+  });
 }

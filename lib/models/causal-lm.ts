@@ -3,7 +3,7 @@
 
 import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkShape, checkTensor } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
-import { FLOAT_DTYPES } from '../dtype.js';
+import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
@@ -187,6 +187,12 @@ export class CausalLM extends Module {
       ? this.layers.reduce((x, layer, i) => layer.forward(x, cache[i]), tokens)
       : runLayers(this.layers, tokens, this._checkpointConfig);
     return this.norm.forward(mixed);
+  }
+
+  /** See {@link Module.to}; `config.dtype` follows, and so do caches made afterwards. */
+  override to(options: { dtype: FloatDType }): void {
+    super.to(options);
+    this.config.dtype = options.dtype;
   }
 
   /** Packs the weights of all ternary layers and makes every tensor constant: the model can only be run from now on. */

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkShape } from '../check.js';
+import { noGrad } from '../autograd/tape.js';
+import { checkOptions, checkShape } from '../check.js';
+import { FLOAT_DTYPES, isFloat, type FloatDType } from '../dtype.js';
 import { DTypeError, OptionError } from '../errors.js';
+import { cast } from '../ops/cast.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { keep } from '../scope.js';
 import { Tensor } from '../tensor.js';
@@ -82,22 +85,48 @@ export abstract class Module {
    * @throws OptionError if a name is missing or unknown, ShapeError, DTypeError; nothing is changed then.
    */
   async loadState(source: ReadonlyMap<string, Tensor>): Promise<void> {
-    const own = this.state();
-    for (const name of source.keys()) {
-      if (!own.has(name)) throw new OptionError(`loadState: expected only the names of this model, got ${name}`);
+    await overwrite('loadState', this.state(), source);
+  }
+
+  /**
+   * Turns every float tensor of the state into another dtype, rounding to nearest; packed ternary weights stay. The module holds new tensors
+   * afterwards, without gradients, and those it held are disposed: make optimizers after this.
+   *
+   * @throws DTypeError, DisposedError, OutOfMemoryError; nothing is changed then.
+   */
+  to(options: { dtype: FloatDType }): void {
+    checkOptions('to', options, ['dtype']);
+    const { dtype } = options;
+    if (!FLOAT_DTYPES.includes(dtype)) {
+      throw new DTypeError(`to: expected one of ${FLOAT_DTYPES.join(', ')} for dtype, got ${String(dtype)}`);
     }
-    for (const [name, target] of own) {
-      const tensor = source.get(name);
-      if (!tensor) throw new OptionError(`loadState: expected a tensor named ${name}, got none`);
-      checkShape('loadState', name, tensor, target.shape);
-      if (tensor.dtype !== target.dtype) {
-        throw new DTypeError(`loadState: expected ${name} of dtype ${target.dtype}, got ${tensor.dtype}`);
+    const places: { holder: Record<string, unknown>; field: string; from: Tensor }[] = [];
+    const seen = new Set<object>();
+    const visit = (holder: object): void => {
+      if (seen.has(holder)) return;
+      seen.add(holder);
+      for (const [field, value] of Object.entries(holder)) {
+        if (holder instanceof Module && field.startsWith('_')) continue;
+        if (value instanceof Tensor && isFloat(value.dtype) && value.dtype !== dtype) {
+          places.push({ holder: holder as Record<string, unknown>, field, from: value });
+        } else if (value instanceof Module || Array.isArray(value)) visit(value);
       }
+    };
+    visit(this);
+    const converted = new Map<Tensor, Tensor>();
+    try {
+      for (const { from } of places) {
+        if (converted.has(from)) continue;
+        const result = keep(noGrad(() => cast(from, dtype)));
+        result.requiresGrad = from.requiresGrad;
+        converted.set(from, result);
+      }
+    } catch (error) {
+      for (const result of converted.values()) result.dispose();
+      throw error;
     }
-    for (const [name, target] of own) {
-      const bits = await (source.get(name) as Tensor).raw();
-      target.device.backend.write(target.arg.buffer, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
-    }
+    for (const { holder, field, from } of places) holder[field] = converted.get(from);
+    for (const from of converted.keys()) from.dispose();
   }
 
   /** Frees all tensors of the state. */
@@ -115,4 +144,30 @@ export abstract class Module {
 export function parameter(tensor: Tensor): Tensor {
   tensor.requiresGrad = true;
   return keep(tensor);
+}
+
+/**
+ * @internal Overwrites the tensors of `own` with those of the same name in `source`, of the same shapes and dtypes, on any device. Nothing is
+ * changed if one does not fit.
+ */
+export async function overwrite(
+  op: string,
+  own: ReadonlyMap<string, Tensor>,
+  source: ReadonlyMap<string, Tensor>,
+): Promise<void> {
+  for (const name of source.keys()) {
+    if (!own.has(name)) throw new OptionError(`${op}: expected only the names of this state, got ${name}`);
+  }
+  for (const [name, target] of own) {
+    const tensor = source.get(name);
+    if (!tensor) throw new OptionError(`${op}: expected a tensor named ${name}, got none`);
+    checkShape(op, name, tensor, target.shape);
+    if (tensor.dtype !== target.dtype) {
+      throw new DTypeError(`${op}: expected ${name} of dtype ${target.dtype}, got ${tensor.dtype}`);
+    }
+  }
+  for (const [name, target] of own) {
+    const bits = await (source.get(name) as Tensor).raw();
+    target.device.backend.write(target.arg.buffer, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
+  }
 }

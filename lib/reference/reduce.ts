@@ -36,19 +36,19 @@ export function argmax({ x, out, rows, cols }: ArgmaxParams): void {
 }
 
 /**
- * norm = sqrt(sum of squares over all tensors); coefficient = min(1, maxNorm / (norm + 1e-6)), the factor that clips
- * gradients to a joint norm of maxNorm (Pascanu et al., "On the difficulty of training recurrent neural networks",
+ * norm = factor * sqrt(sum of squares over all tensors); coefficient = factor * min(1, maxNorm / (norm + 1e-6)), which turns
+ * the tensors into gradients, clipped to a joint norm of maxNorm (Pascanu et al., "On the difficulty of training recurrent neural networks",
  * 2013; eps as in torch.nn.utils).
  */
-export function globalNorm({ tensors, norm, coefficient, maxNorm }: GlobalNormParams): void {
+export function globalNorm({ tensors, norm, coefficient, maxNorm, factor }: GlobalNormParams): void {
   let squares = 0;
   for (const tensor of tensors) {
     const values = load(tensor);
     for (let i = 0; i < values.length; i++) squares += values[i] * values[i];
   }
-  const total = Math.sqrt(squares);
+  const total = factor * Math.sqrt(squares);
   // Finite as the float32 that the caller gets to see, which overflows before float64 does.
   const isFinite = Number.isFinite(Math.fround(total));
   store(norm, [total]);
-  store(coefficient, [isFinite ? Math.min(1, maxNorm / (total + 1e-6)) : NaN]);
+  store(coefficient, [isFinite ? factor * Math.min(1, maxNorm / (total + 1e-6)) : NaN]);
 }

@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import {
+  CausalLM,
   Linear,
   manualSeed,
   Module,
@@ -13,6 +14,7 @@ import {
   tidy,
   type Tensor,
 } from '../../lib/index.js';
+import { roundTo } from '../../lib/dtype.js';
 import { bitsOf, describeBackends, make } from '../harness.js';
 import { Random } from '../random.js';
 
@@ -74,6 +76,59 @@ describeBackends((device) => {
     await expect(target.loadState(missing)).rejects.toThrow('loadState: expected a tensor named norm.weight, got none');
     await expect(target.loadState(new Map([['other', source.first.weight]]))).rejects.toThrow(OptionError);
     expect(await bitsOf(target.first.weight)).toEqual(before);
+  });
+
+  test.each(['float16', 'bfloat16'] as const)(
+    'turned into %s, tensors are rounded, and shared ones stay shared',
+    async (dtype) => {
+      manualSeed(3);
+      using pair = new Pair(backend);
+      const held = [...pair.state().values()];
+      const values = await Promise.all(held.map((each) => each.data()));
+      pair.norm.weight.requiresGrad = false;
+      pair.to({ dtype });
+      const tensors = [...pair.state().values()];
+      expect(held.every((each) => each.isDisposed)).toBe(true);
+      expect(pair.shared).toBe(pair.first.weight);
+      expect(pair.norm.weight.requiresGrad).toBe(false);
+      expect(pair.parameters()).toHaveLength(held.length - 1);
+      for (const [i, tensor] of tensors.entries()) {
+        expect(tensor.dtype).toBe(dtype);
+        expect(Array.from(await tensor.data())).toEqual(Array.from(values[i], (value) => roundTo(dtype, value)));
+      }
+      const bits = await bitsOf(pair.first.weight);
+      const { weight } = pair.first;
+      pair.to({ dtype });
+      expect(pair.first.weight).toBe(weight);
+      pair.to({ dtype: 'float32' });
+      pair.to({ dtype });
+      expect(await bitsOf(pair.first.weight)).toEqual(bits);
+      expect(() => pair.to({ dtype: 'int8' as 'float32' })).toThrow(
+        'to: expected one of float32, float16, bfloat16 for dtype, got int8',
+      );
+    },
+  );
+
+  test('packed weights stay as they are when their module changes its dtype', async () => {
+    using layer = new TernaryLinear(8, 4, { device, bias: true });
+    layer.freeze();
+    const packed = layer.weight;
+    layer.to({ dtype: 'float16' });
+    expect(layer.weight).toBe(packed);
+    expect(layer.bias?.dtype).toBe('float16');
+    const y = layer.forward(make(device, 'float16', [2, 8], new Random('to').normals(16)));
+    expect(y.dtype).toBe('float16');
+  });
+
+  test('a language model changes its dtype, and that of its caches', async () => {
+    const shape = { vocabulary: 11, hidden: 8, layers: 1, heads: 2, intermediate: 12 };
+    using model = new CausalLM(shape, { device });
+    model.to({ dtype: 'bfloat16' });
+    const ids = make(device, 'int32', [1, 3], [1, 2, 3]);
+    const [cache] = [model.createCache(1, 4)];
+    expect([model.forward(ids).dtype, model.forward(ids, cache).dtype]).toEqual(['bfloat16', 'bfloat16']);
+    model.loss(ids, ids).backward();
+    expect(model.parameters().every((each) => each.grad?.dtype === 'bfloat16')).toBe(true);
   });
 
   test('parameters survive the tidy they were made in', async () => {
