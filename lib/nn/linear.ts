@@ -88,8 +88,6 @@ export class TernaryLinear extends Module {
   weight: Tensor | TernaryTensor;
   /** [outputs] or null */
   bias: Tensor | null;
-  /** Of the float weight, also once it is packed. */
-  readonly dtype: FloatDType;
   /** A low-rank update that is added to the result, or null; see {@link applyLora}. */
   lora: LoraAdapter | null = null;
 
@@ -102,34 +100,22 @@ export class TernaryLinear extends Module {
    */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
-    const { weight, bias } = initial('TernaryLinear', inputs, outputs, options);
-    this.weight = weight;
-    this.bias = bias;
-    this.dtype = weight.dtype as FloatDType;
+    ({ weight: this.weight, bias: this.bias } = initial('TernaryLinear', inputs, outputs, options));
   }
 
-  /**
-   * A frozen layer of this weight and this bias, which is constant from now on: the layer takes them over.
-   *
-   * @param dtype of the float weight that was packed. Default that of the bias, or float32.
-   */
-  static frozen(
-    weight: TernaryTensor,
-    bias: Tensor | null = null,
-    dtype: FloatDType = (bias?.dtype ?? 'float32') as FloatDType,
-  ): TernaryLinear {
+  /** A frozen layer of this weight and this bias, which is constant from now on: the layer takes them over. */
+  static frozen(weight: TernaryTensor, bias: Tensor | null = null): TernaryLinear {
     // Not by the constructor, which draws random weights.
-    const layer = Object.create(TernaryLinear.prototype) as { -readonly [K in keyof TernaryLinear]: TernaryLinear[K] };
+    const layer = Object.create(TernaryLinear.prototype) as TernaryLinear;
     weight.tensors().forEach(keep);
     layer.weight = weight;
     layer.bias = bias;
-    layer.dtype = dtype;
     layer.lora = null;
     if (bias) {
       keep(bias).clearGrad();
       bias.requiresGrad = false;
     }
-    return layer as TernaryLinear;
+    return layer;
   }
 
   /** Whether the weight is packed. */

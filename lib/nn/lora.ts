@@ -3,7 +3,7 @@
 
 import { isRecording, noGrad } from '../autograd/tape.js';
 import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkPositive, checkShape } from '../check.js';
-import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
+import { FLOAT_DTYPES, isFloat, type FloatDType } from '../dtype.js';
 import { FormatError, OptionError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { add } from '../ops/binary.js';
@@ -39,7 +39,10 @@ export interface LoraOptions {
    * `attention.query`), or an expression that is searched in the whole name. Default: all of them.
    */
   targets?: readonly string[] | RegExp;
-  /** Of the adapters. Default: that of the layer, which is its activations'. Another one is cast to and from. */
+  /**
+   * Of the adapters. Default: that of the layer's weight or, if it is packed, of its bias or else of the first float tensor of the model; so
+   * that of the activations, normally. Any other is cast to and from.
+   */
   dtype?: FloatDType;
 }
 
@@ -103,8 +106,17 @@ function as(x: Tensor, dtype: Tensor['dtype']): Tensor {
   return x.dtype === dtype ? x : cast(x, dtype);
 }
 
-function dtypeOf(layer: Adaptable): FloatDType {
-  return layer instanceof TernaryLinear ? layer.dtype : (layer.weight.dtype as FloatDType);
+/** What a layer's activations are, as far as the model shows it. */
+function dtypeOf({ weight, bias }: Adaptable, model: Module): FloatDType {
+  if (!(weight instanceof TernaryTensor)) return weight.dtype as FloatDType;
+  if (bias) return bias.dtype as FloatDType;
+  const scales = new Set(
+    [...model.modules().values()].map(
+      (each) => each instanceof TernaryLinear && 'scale' in each.weight && each.weight.scale,
+    ),
+  );
+  const other = [...model.state().values()].find((each) => isFloat(each.dtype) && !scales.has(each));
+  return (other?.dtype ?? 'float32') as FloatDType;
 }
 
 /** The linear layers of a model by name. */
@@ -202,7 +214,7 @@ export function applyLora(model: Module, options: LoraOptions = {}): void {
     const adapters = targets.map(([, layer]) => {
       const [outputs, inputs] = layer.weight.shape;
       const { device } = layer.weight;
-      const dtype = options.dtype ?? dtypeOf(layer);
+      const dtype = options.dtype ?? dtypeOf(layer, model);
       const bound = 1 / Math.sqrt(inputs);
       const a = make(uniform([rank, inputs], { low: -bound, high: bound, dtype, device }));
       const b = make(zeros([outputs, rank], { dtype, device }));

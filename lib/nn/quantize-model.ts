@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { checkInteger, checkOptions, checkTensor } from '../check.js';
-import { isFloat, type FloatDType } from '../dtype.js';
+import { isFloat } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import {
   checkQuantizeTernaryOptions,
@@ -206,7 +206,7 @@ export async function quantizeModel(model: Module, options: QuantizeModelOptions
   for (const [name, ternary] of quantized) {
     const slots = layers.get(name) as Slot[];
     const { weight, bias } = slots[0].layer;
-    replaceLayer(slots, TernaryLinear.frozen(ternary, bias, weight.dtype as FloatDType));
+    replaceLayer(slots, TernaryLinear.frozen(ternary, bias));
     weight.dispose();
   }
   return new QuantizationSummary(summaries, preserved);
@@ -227,7 +227,7 @@ export function preparePacked(model: Module, saved: ReadonlyMap<string, Tensor>)
       keep(empty('load', scale.shape, 'float32', weight.device)),
       [rows, cols],
     );
-    replaceLayer(slots, TernaryLinear.frozen(ternary, bias, weight.dtype as FloatDType));
+    replaceLayer(slots, TernaryLinear.frozen(ternary, bias));
     weight.dispose();
   }
 }

@@ -235,13 +235,18 @@ describeBackends((device) => {
     test('the adapter’s dtype is the layer’s, also when that is frozen', () => {
       for (const dtype of FLOAT_DTYPES) {
         using dense = new Linear(4, 4, { device, dtype });
-        using frozen = new TernaryLinear(4, 4, { device, dtype });
+        using frozen = new TernaryLinear(4, 4, { device, dtype, bias: true });
         frozen.freeze();
         for (const layer of [dense, frozen]) {
           applyLora(layer);
           expect(layer.parameters().map((each) => each.dtype)).toEqual([dtype, dtype]);
           expect(layer.forward(make(device, dtype, [1, 4], [1, 2, 3, 4])).dtype).toBe(dtype);
         }
+        using model = smallModel(device, { dtype: dtype === 'float32' ? 'bfloat16' : 'float32' });
+        model.freeze();
+        model.to({ dtype });
+        applyLora(model);
+        expect(new Set(model.parameters().map((each) => each.dtype))).toEqual(new Set([dtype]));
       }
     });
   });
