@@ -77,6 +77,7 @@ export class KernelError extends TernflashError {
 
 /** A training run cannot go on: its gradients are not finite, or nothing is left to learn from. `code` is `ERR_TRAINING`. */
 export class TrainingError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_TRAINING', message);
   }

@@ -56,7 +56,7 @@ export {
   type TernaryMethod,
 } from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
-export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
+export { rmsNorm, type NormedSum, type RmsNormOptions } from './ops/rms-norm.js';
 export { rope, type RopeOptions } from './ops/rope.js';
 export type { RopeScaling } from './ops/rope-scaling.js';
 export { scale } from './ops/scale.js';
@@ -68,7 +68,7 @@ export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
 export { applyLora, loadLora, LoraAdapter, loraState, mergeLora, saveLora, type LoraOptions } from './nn/lora.js';
-export { LayerNorm } from './nn/layer-norm.js';
+export { LayerNorm, type LayerNormModuleOptions } from './nn/layer-norm.js';
 export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/quantize-model.js';
 export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
