@@ -55,6 +55,7 @@ const CONFIG_KEYS: readonly (keyof CausalLMConfig)[] = [
   'ternary',
   'subNorm',
   'activation',
+  'dropout',
   'dtype',
   'tieEmbeddings',
 ];
@@ -76,6 +77,7 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
     ternary,
     subNorm: checkBoolean(op, 'subNorm', options.subNorm ?? ternary),
     activation: checkOneOf(op, 'activation', options.activation ?? 'swiglu', ['swiglu', 'relu2Glu']),
+    dropout: options.dropout ?? 0,
     dtype: checkOneOf(op, 'dtype', options.dtype ?? 'float32', FLOAT_DTYPES),
     tieEmbeddings: checkBoolean(op, 'tieEmbeddings', options.tieEmbeddings ?? true),
   };
@@ -195,13 +197,14 @@ export class CausalLM extends Module {
     this.config.dtype = options.dtype;
   }
 
-  /** Packs the weights of all ternary layers and makes every tensor constant: the model can only be run from now on. */
+  /** Packs the weights of all ternary layers and makes every tensor constant: the model can only be run from now on, without dropout. */
   freeze(): void {
     const visit = (value: unknown): void => {
       if (value instanceof TernaryLinear) value.freeze();
       else if (value instanceof Module) Object.values(value).forEach(visit);
       else if (Array.isArray(value)) value.forEach(visit);
     };
+    this.eval();
     visit(this);
     for (const tensor of this.state().values()) {
       tensor.clearGrad();

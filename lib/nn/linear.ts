@@ -111,6 +111,7 @@ export class TernaryLinear extends Module {
     layer.weight = weight;
     layer.bias = bias;
     layer.lora = null;
+    layer.train(); // as every new module
     if (bias) {
       keep(bias).clearGrad();
       bias.requiresGrad = false;

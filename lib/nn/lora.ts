@@ -32,7 +32,10 @@ export interface LoraOptions {
   rank?: number;
   /** The update counts alpha / rank times. Default 16. */
   alpha?: number;
-  /** Probability that a feature of an adapter's input is dropped while gradients are recorded; see {@link dropout}. Default 0. */
+  /**
+   * Probability that a feature of an adapter's input is dropped while the adapter trains ({@link Module.train}, at first it does) and gradients
+   * are recorded; see {@link dropout}. Default 0.
+   */
   dropout?: number;
   /**
    * Which linear layers get an adapter: names of layers, whole (`layers.0.attention.query`) or their last parts (`query`,
@@ -66,7 +69,7 @@ export class LoraAdapter extends Module {
   b: Tensor;
   /** The update counts alpha / rank times. */
   readonly alpha: number;
-  /** Probability that a feature of x is dropped while gradients are recorded. */
+  /** Probability that a feature of x is dropped in training. */
   readonly dropout: number;
 
   /** @internal Takes over both tensors, of one float dtype and device. */
@@ -85,7 +88,7 @@ export class LoraAdapter extends Module {
 
   /**
    * y + (alpha / rank) · (dropout(x) Aᵀ) Bᵀ. The factor is applied in the middle, where there is least to multiply. Nothing is dropped under
-   * {@link noGrad}.
+   * {@link noGrad}, or after {@link Module.eval}.
    *
    * @param x [..., inputs], the layer's input.
    * @param y [..., outputs], what the layer makes of it.
@@ -94,7 +97,7 @@ export class LoraAdapter extends Module {
    */
   forward(x: Tensor, y: Tensor): Tensor {
     return tidy(() => {
-      const kept = this.dropout > 0 && isRecording() ? dropout(x, this.dropout) : x;
+      const kept = this.training && isRecording() ? dropout(x, this.dropout) : x;
       const middle = linear(as(kept, this.a.dtype), this.a);
       const update = linear(scale(middle, this.alpha / this.rank), this.b);
       return add(y, as(update, y.dtype));
@@ -316,7 +319,7 @@ export async function saveLora(model: Module, file: string): Promise<void> {
 
 /**
  * Puts the adapters of a file that {@link saveLora} wrote on the layers they name, as {@link applyLora} does: the model needs no adapters
- * there yet, and only adapters are trained from now on.
+ * there yet, and only adapters are trained from now on. They drop if the model trains, and not if it is in evaluation.
  *
  * @throws FormatError if the file is not one; OptionError if it names a layer that the model lacks, or that has an adapter; ShapeError if an
  * adapter does not fit its layer; OutOfMemoryError. Nothing is changed then.
@@ -353,7 +356,7 @@ export async function loadLora(model: Module, file: string): Promise<void> {
       const { device } = layer.weight;
       for (const tensor of [a, b]) made.push(keep(await tensor.to({ device })));
       const [ownA, ownB] = made.slice(-2);
-      adapters.push({ layer, lora: new LoraAdapter(ownA, ownB, scaling) });
+      adapters.push({ layer, lora: new LoraAdapter(ownA, ownB, scaling).train(model.training) });
     }
     // Looked at last, with nothing awaited in between: two loads at once must not both find a layer bare.
     checkBare(

@@ -58,6 +58,30 @@ export abstract class Module {
     return found;
   }
 
+  private _training = true;
+
+  /** Whether dropout, where the module has any, drops. True at the start. */
+  get training(): boolean {
+    return this._training;
+  }
+
+  /** Turns dropout on, or off, in this module and all inside it. Gives the module. */
+  train(mode = true): this {
+    const visit = (value: unknown): void => {
+      if (value instanceof Module) {
+        value._training = mode;
+        Object.values(value).forEach(visit);
+      } else if (Array.isArray(value)) value.forEach(visit);
+    };
+    visit(this);
+    return this;
+  }
+
+  /** Turns dropout off: `train(false)`. */
+  eval(): this {
+    return this.train(false);
+  }
+
   /** The tensors that are trained, by name. */
   namedParameters(): Map<string, Tensor> {
     return new Map([...this.state()].filter(([, tensor]) => tensor.requiresGrad));

@@ -6,11 +6,13 @@ import type { Device } from '../device.js';
 import type { FloatDType } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import { add } from '../ops/binary.js';
+import { dropout } from '../ops/dropout.js';
 import { flashAttention } from '../ops/flash-attention.js';
 import { flashAttentionWithKvCache, type KvCache } from '../ops/kv-cache.js';
 import { relu2Glu, swiglu } from '../ops/gated-activation.js';
 import { reshape } from '../ops/reshape.js';
 import { rope } from '../ops/rope.js';
+import { dropoutThreshold } from '../random.js';
 import { keep, tidy } from '../scope.js';
 import { zeros, type Tensor } from '../tensor.js';
 import { Linear, TernaryLinear } from './linear.js';
@@ -39,6 +41,11 @@ export interface LayerConfig {
   subNorm: boolean;
   /** Default swiglu. */
   activation: 'swiglu' | 'relu2Glu';
+  /**
+   * The probability with which elements of the attention's softmax, and of what the two parts of a layer add to the residual stream, are dropped
+   * while the module trains (`train()`, `eval()`). With a cache nothing is. Default 0.
+   */
+  dropout: number;
   /** Default float32. */
   dtype: FloatDType;
 }
@@ -58,6 +65,7 @@ export function checkLayerConfig(op: string, config: LayerConfig): void {
   }
   checkPositive(op, 'ropeTheta', config.ropeTheta);
   checkPositive(op, 'normEps', config.normEps);
+  dropoutThreshold(op, config.dropout);
   if (config.heads % config.keyHeads !== 0) {
     throw new OptionError(`${op}: expected keyHeads that divide ${config.heads} heads, got ${config.keyHeads}`);
   }
@@ -130,7 +138,7 @@ export class Attention extends Module {
       const v = reshape(this.value.forward(x), [batch, sequence, keyHeads, headDim]);
       const mixed = cache
         ? flashAttentionWithKvCache(q, cache, { newK: k, newV: v })
-        : flashAttention(q, k, v, { causal: true });
+        : flashAttention(q, k, v, { causal: true, dropout: this.training ? this._config.dropout : 0 });
       const joined = reshape(mixed, [batch, sequence, heads * headDim]);
       return this.output.forward(this.subNorm ? this.subNorm.forward(joined) : joined);
     });
@@ -191,6 +199,8 @@ export class TransformerBlock extends Module {
   /** The second residual branch. */
   mlp: MLP;
 
+  private readonly _dropout: number;
+
   /**
    * Random weights, drawn from the library's generator.
    *
@@ -202,6 +212,7 @@ export class TransformerBlock extends Module {
     this.attention = new Attention(config, placement);
     this.mlpNorm = norm(config.hidden, config, placement.device);
     this.mlp = new MLP(config, placement);
+    this._dropout = config.dropout;
   }
 
   /**
@@ -212,8 +223,9 @@ export class TransformerBlock extends Module {
    */
   forward(x: Tensor, cache?: KvCache): Tensor {
     return tidy(() => {
-      const mixed = add(x, this.attention.forward(this.attentionNorm.forward(x), cache));
-      return add(mixed, this.mlp.forward(this.mlpNorm.forward(mixed)));
+      const drop = (part: Tensor): Tensor => (this.training && !cache ? dropout(part, this._dropout) : part);
+      const mixed = add(x, drop(this.attention.forward(this.attentionNorm.forward(x), cache)));
+      return add(mixed, drop(this.mlp.forward(this.mlpNorm.forward(mixed))));
     });
   }
 }

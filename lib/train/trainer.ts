@@ -187,13 +187,20 @@ export class Trainer<B extends Batch = TokenBatch> {
     return file;
   }
 
-  /** The mean loss over all targets of the evaluation's data. Takes no random numbers from the run. */
+  /** The mean loss over all targets of the evaluation's data, without dropout. Takes no random numbers from the run. */
   async evaluate(): Promise<number> {
     const { evaluation } = this.options;
     if (!evaluation) {
       throw new OptionError('Trainer.evaluate: expected a trainer made with evaluation, got one without');
     }
-    return meanLoss(evaluation.data(), (batch) => evaluation.loss?.(batch) ?? this.lossOf(batch));
+    const { model } = this.options;
+    const { training } = model;
+    model.eval();
+    try {
+      return await meanLoss(evaluation.data(), (batch) => evaluation.loss?.(batch) ?? this.lossOf(batch));
+    } finally {
+      model.train(training);
+    }
   }
 
   /** Frees the optimizer's memory. The model stays. */

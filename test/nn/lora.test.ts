@@ -377,7 +377,7 @@ describeBackends((device) => {
       expect(Math.abs(dropped - 0.25)).toBeLessThan(5 * Math.sqrt((0.25 * 0.75) / y.length));
     });
 
-    test('happens where gradients are recorded, and not under noGrad', async () => {
+    test('happens in training where gradients are recorded; not under noGrad, and not in evaluation', async () => {
       using model = smallModel(device);
       applyLora(model, { dropout: 0.5 });
       await perturb(model, 0.5);
@@ -385,6 +385,10 @@ describeBackends((device) => {
       const evaluate = (): Promise<number[]> => bitsOf(noGrad(() => model.forward(ids)));
       const record = (): Promise<number[]> => bitsOf(model.forward(ids));
       expect(await evaluate()).toEqual(await evaluate());
+      expect(await record()).not.toEqual(await record());
+      model.eval();
+      expect(await record()).toEqual(await evaluate());
+      model.train();
       expect(await record()).not.toEqual(await record());
       model.checkpointConfig = { every: 1 };
       expect(await record()).not.toEqual(await evaluate());
@@ -521,6 +525,7 @@ describeBackends((device) => {
         expect(await stateBits(other, isLora)).toEqual(await stateBits(model, isLora));
         const { alpha, dropout } = other.layers[1].mlp.down.lora as LoraAdapter;
         expect([alpha, dropout]).toEqual([7, 0.25]);
+        expect([model.training, other.layers[1].mlp.down.lora?.training]).toEqual([false, false]); // frozen
         expect(await bitsOf(noGrad(() => other.forward(ids)))).toEqual(expected);
         expect([...other.namedParameters().keys()]).toEqual([...model.namedParameters().keys()]);
       },
