@@ -37,6 +37,8 @@ export class Device {
     readonly type: 'reference' | 'cpu' | 'cuda',
     /** @internal */
     readonly backend: Backend,
+    /** @internal Whether nothing is computed here, see createDryDevice. */
+    readonly isDry = false,
   ) {}
 
   /** @internal Throws OutOfMemoryError. */

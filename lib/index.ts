@@ -104,4 +104,5 @@ export type {
   TrainOptions,
   TrainResult,
 } from './train/trainer-options.js';
+export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from './train/estimate-memory.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';

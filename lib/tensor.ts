@@ -478,6 +478,12 @@ function random(
   }
   const { dtype, device, requiresGrad } = resolve(op, options);
   if (!isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype, got ${dtype}`);
+  if (device.isDry) {
+    // Nobody will see the numbers, and the model may be too large to draw them.
+    const out = empty(op, shape, dtype, device);
+    out.requiresGrad = requiresGrad;
+    return out;
+  }
   const generator = options.seed === undefined ? defaultGenerator() : new Generator(checkSeed(op, options.seed));
   const values = draw(generator, checkInteger(op, 'size', elementCount(shape), 1, 2 ** 32));
   return fromBytes(op, encode(dtype, values), shape, dtype, device, requiresGrad);
