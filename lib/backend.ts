@@ -387,6 +387,7 @@ export interface LinearCrossEntropyBackwardParams extends CrossEntropyRule, Line
   dBiasSum: TensorArg | null;
 }
 
+/** How thresholds and scales of trits are found: see quantizeTernary. */
 export type TernaryMethod = 'absmean' | 'twn' | 'percentile' | 'meanStd' | 'threshold';
 
 /**

@@ -33,9 +33,12 @@ export class Device {
   constructor(
     /** `reference`, `cpu`, `cuda:0`, … */
     readonly id: string,
+    /** Which backend computes. */
     readonly type: 'reference' | 'cpu' | 'cuda',
     /** @internal */
     readonly backend: Backend,
+    /** @internal Whether nothing is computed here, see createDryDevice. */
+    readonly isDry = false,
   ) {}
 
   /** @internal Throws OutOfMemoryError. */
@@ -119,6 +122,7 @@ export class Device {
     this.held.peakBytes = this.held.bytes;
   }
 
+  /** The id. */
   toString(): string {
     return this.id;
   }
@@ -146,10 +150,13 @@ export class Device {
 
 /** One line of {@link devices}: a device, whether it can be used here, and why or why not. */
 export interface DeviceReport {
+  /** As {@link Device.id}. */
   id: string;
+  /** Whether it can be used on this machine. */
   available: boolean;
   /** True for the device that `auto` stands for. */
   isDefault: boolean;
+  /** What it computes with, or why it cannot be used. */
   reason: string;
 }
 

@@ -3,8 +3,10 @@
 
 /** Base of every error this library throws. `code` is stable; the message says what was expected and what came. */
 export class TernflashError extends Error {
+  /** Stable name of the kind of error: `ERR_SHAPE`, `ERR_DTYPE`, … */
   readonly code: string;
 
+  /** An error of that code; the library throws its subclasses only. */
   constructor(code: string, message: string) {
     super(message);
     this.code = code;
@@ -14,6 +16,7 @@ export class TernflashError extends Error {
 
 /** A tensor's shape does not fit. `code` is `ERR_SHAPE`. */
 export class ShapeError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_SHAPE', message);
   }
@@ -21,6 +24,7 @@ export class ShapeError extends TernflashError {
 
 /** A tensor's element type does not fit. `code` is `ERR_DTYPE`. */
 export class DTypeError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_DTYPE', message);
   }
@@ -28,6 +32,7 @@ export class DTypeError extends TernflashError {
 
 /** A device is unknown, not usable on this machine, or tensors live on different devices. `code` is `ERR_DEVICE`. */
 export class DeviceError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_DEVICE', message);
   }
@@ -35,6 +40,7 @@ export class DeviceError extends TernflashError {
 
 /** An argument or option is missing, unknown, of the wrong type or out of range. `code` is `ERR_OPTION`. */
 export class OptionError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_OPTION', message);
   }
@@ -42,6 +48,7 @@ export class OptionError extends TernflashError {
 
 /** The device has too little memory. `code` is `ERR_OUT_OF_MEMORY`. Nothing was allocated; everything else still works. */
 export class OutOfMemoryError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(
     message: string,
     /** Bytes the call asked for. */
@@ -58,6 +65,7 @@ export class OutOfMemoryError extends TernflashError {
  * returned, so this is thrown by the next `data()`, `item()` or `synchronize()` of the device. `code` is `ERR_KERNEL`.
  */
 export class KernelError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(
     message: string,
     /** The op that failed. */
@@ -69,6 +77,7 @@ export class KernelError extends TernflashError {
 
 /** A training run cannot go on: its gradients are not finite, or nothing is left to learn from. `code` is `ERR_TRAINING`. */
 export class TrainingError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_TRAINING', message);
   }
@@ -76,8 +85,10 @@ export class TrainingError extends TernflashError {
 
 /** A file is not what it should be. `code` is `ERR_FORMAT`. */
 export class FormatError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(
     message: string,
+    /** The file, as it was named in the call. */
     readonly file: string,
     /** Byte offset of the fault in the file. */
     readonly offset: number,
@@ -88,6 +99,7 @@ export class FormatError extends TernflashError {
 
 /** A tensor was used after `dispose()`, or after the `tidy()` that made it ended. `code` is `ERR_DISPOSED`. */
 export class DisposedError extends TernflashError {
+  /** An error that says what was expected, and what came. */
   constructor(message: string) {
     super('ERR_DISPOSED', message);
   }

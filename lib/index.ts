@@ -34,6 +34,7 @@ export { leakReport, liveTensors, trackTensors, type LiveTensors } from './track
 export { noGrad, isGradEnabled } from './autograd/tape.js';
 export { grad, valueAndGrad } from './autograd/engine.js';
 export { checkpoint, checkpointWith, type CheckpointOptions } from './autograd/checkpoint.js';
+export type { Offload } from './autograd/held-tensor.js';
 export { add, mul } from './ops/binary.js';
 export { bitLinear } from './ops/bit-linear.js';
 export { cast } from './ops/cast.js';
@@ -55,7 +56,7 @@ export {
   type TernaryMethod,
 } from './ops/quantize-ternary.js';
 export { reshape } from './ops/reshape.js';
-export { rmsNorm, type RmsNormOptions } from './ops/rms-norm.js';
+export { rmsNorm, type NormedSum, type RmsNormOptions } from './ops/rms-norm.js';
 export { rope, type RopeOptions } from './ops/rope.js';
 export type { RopeScaling } from './ops/rope-scaling.js';
 export { scale } from './ops/scale.js';
@@ -66,11 +67,12 @@ export { TernaryTensor, type TernaryStatistics } from './ops/ternary-tensor.js';
 export { transpose } from './ops/transpose.js';
 export { Module } from './nn/module.js';
 export { Linear, TernaryLinear, type LinearOptions } from './nn/linear.js';
-export { LayerNorm } from './nn/layer-norm.js';
+export { applyLora, loadLora, LoraAdapter, loraState, mergeLora, saveLora, type LoraOptions } from './nn/lora.js';
+export { LayerNorm, type LayerNormModuleOptions } from './nn/layer-norm.js';
 export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/quantize-model.js';
 export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
-export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig } from './nn/transformer.js';
+export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig, type Placement } from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
 export { generate, type GenerateOptions } from './models/generate.js';
@@ -102,4 +104,5 @@ export type {
   TrainOptions,
   TrainResult,
 } from './train/trainer-options.js';
+export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from './train/estimate-memory.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';

@@ -59,6 +59,7 @@ export function philox(out: Uint32Array, counter: number, seed: number): void {
 
 /** Where a sequence of random numbers stands. */
 export interface RandomState {
+  /** The key, from 0 to 2^53 − 1. */
   seed: number;
   /** Philox blocks already taken. */
   offset: number;
@@ -75,10 +76,12 @@ export class Generator {
     this.seed = checkSeed('Generator', seed);
   }
 
+  /** Where the sequence stands. */
   get state(): RandomState {
     return { seed: this.seed, offset: this.offset };
   }
 
+  /** Goes on from there. Throws OptionError unless the seed is an integer from 0 to 2^53 - 1. */
   set state(state: RandomState) {
     this.seed = checkSeed('Generator', state.seed);
     this.offset = state.offset;
@@ -115,7 +118,7 @@ export class Generator {
     return out;
   }
 
-  /** An integer uniform in [0, limit), limit at most 2^32. */
+  /** An integer uniform in [0, limit). Throws OptionError unless limit is an integer from 1 to 2^32. */
   integer(limit: number): number {
     if (!Number.isInteger(limit) || limit < 1 || limit > 4294967296) {
       throw new OptionError(`Generator.integer: expected a limit from 1 to 2^32, got ${String(limit)}`);
@@ -141,7 +144,7 @@ export function defaultGenerator(): Generator {
   return global;
 }
 
-/** Restarts the library's generator at `seed`. The seed at start is 0. */
+/** Restarts the library's generator at `seed`. The seed at start is 0. Throws OptionError unless it is an integer from 0 to 2^53 - 1. */
 export function manualSeed(seed: number): void {
   global.state = { seed: checkSeed('manualSeed', seed), offset: 0 };
 }

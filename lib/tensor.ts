@@ -26,7 +26,9 @@ export type NestedArray = number | readonly NestedArray[];
  * Its memory is freed by `dispose()`, by the end of the `using` block or `tidy()` it was made in, and, late, by the garbage collector.
  */
 export class Tensor {
+  /** Size of each axis, outermost first; [] for a scalar. */
   readonly shape: readonly number[];
+  /** Element type. */
   readonly dtype: DType;
   /** Number of elements; 1 for a scalar, whose shape is []. */
   readonly size: number;
@@ -62,6 +64,7 @@ export class Tensor {
     return this.size * bytesPerElement(this.dtype);
   }
 
+  /** Whether its memory was given up: it cannot be used any more. */
   get isDisposed(): boolean {
     return this.storage === null;
   }
@@ -84,7 +87,10 @@ export class Tensor {
     return decode(this.dtype, await this.rawBytes('data'));
   }
 
-  /** The stored bits in row-major order: like `data()`, but 16-bit floats come as their bits in a Uint16Array. */
+  /**
+   * The stored bits in row-major order: like `data()`, but 16-bit floats come as their bits in a Uint16Array. Throws DisposedError,
+   * KernelError.
+   */
   async raw(): Promise<TensorData | Uint16Array> {
     return bitsView(this.dtype, await this.rawBytes('raw'));
   }
@@ -99,6 +105,9 @@ export class Tensor {
   /**
    * A copy on another device or of another dtype, outside the graph, with the same `requiresGrad`. Waits for the ops queued before. For
    * a dtype change that gradients flow through, see {@link cast}.
+   *
+   * @param options `dtype`: default the same; `device`: default the same.
+   * @throws DTypeError, DeviceError, OptionError, DisposedError, OutOfMemoryError, KernelError.
    */
   async to(options: { dtype?: DType; device?: DeviceName | Device }): Promise<Tensor> {
     checkOptions('to', options, ['dtype', 'device']);
@@ -168,10 +177,12 @@ export class Tensor {
     this.node = null;
   }
 
+  /** Called at the end of a `using` block: see {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }
 
+  /** Dtype, shape and device, for messages: `Tensor(float32 [2, 3] on cpu)`. */
   toString(): string {
     const where = this.storage ? this.storage.device.id : 'disposed';
     return `Tensor(${this.dtype} [${this.shape.join(', ')}] on ${where})`;
@@ -344,7 +355,12 @@ export function tensor(
   return fromBytes('tensor', encode(dtype, flat), shape, dtype, device, requiresGrad);
 }
 
-/** A tensor of stored bits, as `raw()` gives them: the way to make float16 and bfloat16 tensors exactly. */
+/**
+ * A tensor of stored bits, as `raw()` gives them: the way to make float16 and bfloat16 tensors exactly.
+ *
+ * @param bits as many bytes as the elements take, row-major.
+ * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
+ */
 export function tensorFromRaw(
   bits: ArrayBufferView,
   shape: readonly number[],
@@ -368,12 +384,12 @@ export function full(shape: readonly number[], value: number, options: TensorOpt
   return filled('full', shape, value, options);
 }
 
-/** A tensor of zeros. */
+/** A tensor of zeros. Throws what {@link full} throws. */
 export function zeros(shape: readonly number[], options: TensorOptions = {}): Tensor {
   return filled('zeros', shape, 0, options);
 }
 
-/** A tensor of ones. */
+/** A tensor of ones. Throws what {@link full} throws. */
 export function ones(shape: readonly number[], options: TensorOptions = {}): Tensor {
   return filled('ones', shape, 1, options);
 }
@@ -394,6 +410,7 @@ function filled(op: string, shape: readonly number[], value: number, options: Te
  *
  * @param start default 0 when only one number is given: `arange(5)` is 0..4.
  * @param options dtype: default int32 if all three are integers, else float32.
+ * @throws OptionError, DTypeError, DeviceError, OutOfMemoryError.
  */
 export function arange(start: number, stop?: number, step = 1, options: TensorOptions = {}): Tensor {
   checkOptions('arange', options, TENSOR_OPTIONS);
@@ -416,6 +433,7 @@ export function arange(start: number, stop?: number, step = 1, options: TensorOp
  * Normally distributed numbers (Philox 4x32-10 and Box–Muller): the same on every device for the same seed and order of calls.
  *
  * @param options `mean` default 0, `std` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
+ * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
  */
 export function randn(shape: readonly number[], options: RandomOptions & { mean?: number; std?: number } = {}): Tensor {
   const { mean = 0, std = 1 } = options;
@@ -430,6 +448,7 @@ export function randn(shape: readonly number[], options: RandomOptions & { mean?
  * Numbers uniform in [low, high), from Philox 4x32-10: the same on every device for the same seed and order of calls.
  *
  * @param options `low` default 0, `high` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
+ * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
  */
 export function uniform(
   shape: readonly number[],
@@ -459,6 +478,12 @@ function random(
   }
   const { dtype, device, requiresGrad } = resolve(op, options);
   if (!isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype, got ${dtype}`);
+  if (device.isDry) {
+    // Nobody will see the numbers, and the model may be too large to draw them.
+    const out = empty(op, shape, dtype, device);
+    out.requiresGrad = requiresGrad;
+    return out;
+  }
   const generator = options.seed === undefined ? defaultGenerator() : new Generator(checkSeed(op, options.seed));
   const values = draw(generator, checkInteger(op, 'size', elementCount(shape), 1, 2 ** 32));
   return fromBytes(op, encode(dtype, values), shape, dtype, device, requiresGrad);

@@ -30,9 +30,11 @@ interface Origin {
 export interface LiveTensors {
   /** The innermost place outside of the library that they were made from: `file:line:column`, or `unknown`. */
   at: string;
+  /** Id of the device they are on. */
   device: string;
   /** Blocks of memory; views of a tensor share its block. */
   count: number;
+  /** Bytes they hold. */
   bytes: number;
   /** The largest of them, and the op that made it. */
   largest: { op: string; dtype: DType; shape: readonly number[]; bytes: number };
@@ -47,6 +49,9 @@ const DEPTH = 100;
 /**
  * Starts or stops recording where tensors are made. What is recorded stays until it is stopped; of tensors made before it started nothing is
  * known. For this thread; each worker thread has its own.
+ *
+ * @param on whether to record from now on.
+ * @throws OptionError unless it is a boolean.
  */
 export function trackTensors(on: boolean): void {
   if (typeof on !== 'boolean') throw new OptionError(`trackTensors: expected a boolean for on, got ${typeof on}`);

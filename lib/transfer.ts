@@ -16,16 +16,23 @@ import { elementCount, Tensor } from './tensor.js';
 
 /** A tensor on its way to another thread of this process. A plain object that can be cloned; what is in it is for `receiveTensor` alone. */
 export interface TensorMessage {
+  /** What tells it from other messages. */
   readonly kind: 'ternflash.tensor';
+  /** Id of the device. */
   readonly device: string;
+  /** Of the tensor. */
   readonly dtype: DType;
+  /** Of the tensor. */
   readonly shape: readonly number[];
+  /** Of the tensor. */
   readonly requiresGrad: boolean;
+  /** @internal Claims the memory. */
   readonly parcel: Parcel;
 }
 
 /** What {@link Tensor.transfer} gives: `worker.postMessage(message, transferList)`. */
 export interface TensorTransfer {
+  /** What {@link receiveTensor} takes. */
   message: TensorMessage;
   /**
    * Empty but for tensors of the `reference` device, whose memory is an ArrayBuffer: a message posted without it takes a copy of the
@@ -36,7 +43,9 @@ export interface TensorTransfer {
 
 /** How much is on its way. */
 export interface TransferTotal {
+  /** Tensors sent and not received yet. */
   tensors: number;
+  /** Bytes they hold. */
   bytes: number;
 }
 

@@ -157,6 +157,9 @@ export function sinkInForce(): LeafSink {
  * Turns `fn`, which maps tensors to a tensor of one element, into a function that gives the value and the gradients with respect to
  * every tensor argument (null for arguments of an integer dtype). `grad` fields are left alone, also those of leaves that `fn` uses without getting them as
  * arguments.
+ *
+ * @param fn called once, with tensors of the same contents as those given.
+ * @throws ShapeError if the result of `fn` has more than one element; OptionError if it depends on no argument.
  */
 export function valueAndGrad<A extends Tensor[]>(
   fn: (...inputs: A) => Tensor,
@@ -200,7 +203,7 @@ function filledLike(input: Tensor): Tensor {
   return out;
 }
 
-/** Like {@link valueAndGrad}, without the value. */
+/** Like {@link valueAndGrad}, without the value: the gradients with respect to every tensor argument. */
 export function grad<A extends Tensor[]>(fn: (...inputs: A) => Tensor): (...inputs: A) => (Tensor | null)[] {
   const both = valueAndGrad(fn);
   return (...inputs: A) => {

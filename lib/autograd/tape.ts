@@ -87,13 +87,18 @@ export function withGradMode<T>(mode: boolean, fn: () => T): T {
   }
 }
 
+/** @internal Whether gradients through what is computed now will be asked for: it is recorded, or will be when its checkpoint goes back. */
+export function isRecording(): boolean {
+  return enabled || watched !== null;
+}
+
 /**
  * Runs `fn` without recording: its results require no gradient and keep nothing for a backward pass.
  *
  * @throws OptionError if `fn` returns a promise: what runs after an `await` would be recorded again.
  */
 export function noGrad<T>(fn: () => T): T {
-  return withGradMode(false, () => {
+  return unrecorded(null, () => {
     const result = fn();
     if (result instanceof Promise) {
       result.catch(() => undefined);
@@ -103,16 +108,21 @@ export function noGrad<T>(fn: () => T): T {
   });
 }
 
-/** @internal Runs `fn` without recording, and sees what would have been recorded. */
-export function watchGradients<T>(fn: () => T): Watched & { result: T } {
+/** Without recording, watched or not: also by a checkpoint, whose second run will not record what `noGrad` encloses either. */
+function unrecorded<T>(watch: Watched | null, fn: () => T): T {
   const outer = watched;
-  const own: Watched = { met: new Set(), reached: new Set() };
-  watched = own;
+  watched = watch;
   try {
-    return { result: noGrad(fn), ...own };
+    return withGradMode(false, fn);
   } finally {
     watched = outer;
   }
+}
+
+/** @internal Runs `fn` without recording, and sees what would have been recorded. */
+export function watchGradients<T>(fn: () => T): Watched & { result: T } {
+  const own: Watched = { met: new Set(), reached: new Set() };
+  return { result: unrecorded(own, fn), ...own };
 }
 
 /** @internal True if an op on these inputs has to be recorded. */

@@ -29,6 +29,7 @@ const MAX_HEADER_BYTES = 100_000_000;
 export interface SafetensorsFile {
   /** By name, in the file's order. */
   tensors: Map<string, Tensor>;
+  /** The header's `__metadata__`: strings by name. */
   metadata: Record<string, string>;
 }
 
@@ -44,6 +45,7 @@ interface Entry {
  * Reads a safetensors file onto a device. Tensors keep the dtype of the file; those other than F32, F16, BF16, I8, U8 and I32, and tensors without
  * elements, are refused.
  *
+ * @param options `device`: default the default device.
  * @throws FormatError with file and offset if the file is not well formed; the error of the file system if it cannot be read; OutOfMemoryError.
  */
 export async function readSafetensors(
@@ -150,6 +152,10 @@ async function readHeader(
 /**
  * Writes tensors to a safetensors file. The file is written beside its place, moved there when it is whole, and on the disk when this returns: a crash
  * leaves the former file as it was.
+ *
+ * @param tensors any dtype, by name; written in their order.
+ * @param metadata strings by name, for the header's `__metadata__`. Default none.
+ * @throws DisposedError, KernelError; the error of the file system.
  */
 export async function writeSafetensors(
   file: string,

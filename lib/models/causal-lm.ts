@@ -8,6 +8,7 @@ import { FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
 import { TernaryLinear } from '../nn/linear.js';
+import { hasLora } from '../nn/lora.js';
 import { Module, parameter } from '../nn/module.js';
 import { preparePacked } from '../nn/quantize-model.js';
 import { RMSNorm } from '../nn/rms-norm.js';
@@ -25,6 +26,7 @@ import { randn, type Tensor } from '../tensor.js';
 export interface CausalLMConfig extends LayerConfig {
   /** Number of tokens. */
   vocabulary: number;
+  /** Number of transformer blocks. */
   layers: number;
   /** The output projection is the embedding. Default true. */
   tieEmbeddings: boolean;
@@ -85,10 +87,13 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
 
 /** A decoder-only language model: embedding, transformer blocks, norm, output projection. */
 export class CausalLM extends Module {
+  /** Its shape, with every default filled in. */
   readonly config: CausalLMConfig;
   /** [V, hidden] */
   embedding: Tensor;
+  /** In the order they are run. */
   layers: TransformerBlock[];
+  /** After the last layer. */
   norm: RMSNorm;
   /** [V, hidden], or null if it is the embedding */
   head: Tensor | null;
@@ -116,6 +121,7 @@ export class CausalLM extends Module {
     this.head = tieEmbeddings ? null : matrix();
   }
 
+  /** The device of its parameters. */
   get device(): Device {
     return this._device;
   }
@@ -130,6 +136,7 @@ export class CausalLM extends Module {
     return this._checkpointConfig;
   }
 
+  /** What is absent takes its default. */
   set checkpointConfig(config: Partial<CheckpointConfig>) {
     this._checkpointConfig = resolveCheckpointConfig(config);
   }
@@ -205,8 +212,14 @@ export class CausalLM extends Module {
     }
   }
 
-  /** Writes config and weights to one safetensors file; packed weights stay packed. The file appears whole or not at all. */
+  /**
+   * Writes config and weights to one safetensors file; packed weights stay packed. The file appears whole or not at all.
+   *
+   * @throws OptionError if the model carries LoRA adapters: merge them, or save them alone.
+   */
   async save(file: string): Promise<void> {
+    if (hasLora(this))
+      throw new OptionError('CausalLM.save: expected a model without LoRA adapters, got one with some');
     const frozen = this.parameters().length === 0;
     const config = JSON.stringify({ ...this.config, frozen });
     await writeSafetensors(file, this.state(), { format: 'ternflash-causal-lm', config });

@@ -26,6 +26,7 @@ export class LayerNorm extends Module {
   weight: Tensor;
   /** [features], zeros at the start, or null */
   bias: Tensor | null;
+  /** Added to the variance. */
   readonly eps: number;
 
   /** @throws OptionError, DeviceError, OutOfMemoryError. */

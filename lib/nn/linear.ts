@@ -9,8 +9,9 @@ import { linear } from '../ops/linear.js';
 import { quantizeTernary } from '../ops/quantize-ternary.js';
 import { ternaryMatmul } from '../ops/ternary-matmul.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
-import { keep } from '../scope.js';
+import { keep, tidy } from '../scope.js';
 import { randn, zeros, type Tensor } from '../tensor.js';
+import type { LoraAdapter } from './lora.js';
 import { Module, parameter } from './module.js';
 
 /** Options of {@link Linear} and {@link TernaryLinear}. */
@@ -43,21 +44,38 @@ function initial(
   };
 }
 
+function adapted(x: Tensor, lora: LoraAdapter | null, base: () => Tensor): Tensor {
+  return lora ? tidy(() => lora.forward(x, base())) : base();
+}
+
 /** y = x Wᵀ + b: see the op {@link linear}. */
 export class Linear extends Module {
   /** [outputs, inputs] */
   weight: Tensor;
   /** [outputs] or null */
   bias: Tensor | null;
+  /** A low-rank update that is added to the result, or null; see {@link applyLora}. */
+  lora: LoraAdapter | null = null;
 
+  /**
+   * Random weights, drawn from the library's generator.
+   *
+   * @param inputs features of x, K.
+   * @param outputs features of y, N.
+   * @throws OptionError, DeviceError, OutOfMemoryError.
+   */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
     ({ weight: this.weight, bias: this.bias } = initial('Linear', inputs, outputs, options));
   }
 
-  /** [..., inputs] → [..., outputs] */
+  /**
+   * @param x [..., inputs].
+   * @returns [..., outputs].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+    return adapted(x, this.lora, () => linear(x, this.weight, this.bias));
   }
 }
 
@@ -66,11 +84,20 @@ export class Linear extends Module {
  * weight by the packed trits, which take a sixteenth of its memory and give the same results to the bit.
  */
 export class TernaryLinear extends Module {
-  /** [outputs, inputs]: float while training, packed once frozen. */
+  /** [outputs, inputs], float while training, packed once frozen. */
   weight: Tensor | TernaryTensor;
   /** [outputs] or null */
   bias: Tensor | null;
+  /** A low-rank update that is added to the result, or null; see {@link applyLora}. */
+  lora: LoraAdapter | null = null;
 
+  /**
+   * Random weights, drawn from the library's generator.
+   *
+   * @param inputs features of x, K.
+   * @param outputs features of y, N.
+   * @throws OptionError, DeviceError, OutOfMemoryError.
+   */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
     ({ weight: this.weight, bias: this.bias } = initial('TernaryLinear', inputs, outputs, options));
@@ -83,6 +110,8 @@ export class TernaryLinear extends Module {
     weight.tensors().forEach(keep);
     layer.weight = weight;
     layer.bias = bias;
+    layer.lora = null;
+    layer.train(); // as every new module
     if (bias) {
       keep(bias).clearGrad();
       bias.requiresGrad = false;
@@ -90,15 +119,21 @@ export class TernaryLinear extends Module {
     return layer;
   }
 
+  /** Whether the weight is packed. */
   get isFrozen(): boolean {
     return this.weight instanceof TernaryTensor;
   }
 
-  /** [..., inputs] → [..., outputs] */
+  /**
+   * @param x [..., inputs].
+   * @returns [..., outputs].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor): Tensor {
-    return this.weight instanceof TernaryTensor
-      ? ternaryMatmul(x, this.weight, { bias: this.bias })
-      : bitLinear(x, this.weight, this.bias);
+    const { weight, bias } = this;
+    return adapted(x, this.lora, () =>
+      weight instanceof TernaryTensor ? ternaryMatmul(x, weight, { bias }) : bitLinear(x, weight, bias),
+    );
   }
 
   /** Packs the weight and frees the float one. It cannot be trained any more. Does nothing the second time. */

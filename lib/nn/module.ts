@@ -38,6 +38,26 @@ export abstract class Module {
     return found;
   }
 
+  /** This module, under the empty name, and every module inside it by name; one used twice under its first name. */
+  modules(): Map<string, Module> {
+    const found = new Map<string, Module>();
+    const seen = new Set<Module>();
+    const visit = (path: string, value: unknown): void => {
+      if (value instanceof Module) {
+        if (seen.has(value)) return;
+        seen.add(value);
+        found.set(path, value);
+        for (const [name, field] of Object.entries(value)) {
+          if (!name.startsWith('_')) visit(path === '' ? name : `${path}.${name}`, field);
+        }
+      } else if (Array.isArray(value)) {
+        value.forEach((each, index) => visit(`${path}.${index}`, each));
+      }
+    };
+    visit('', this);
+    return found;
+  }
+
   private _training = true;
 
   /** Whether dropout, where the module has any, drops. True at the start. */
@@ -85,6 +105,7 @@ export abstract class Module {
   /**
    * Overwrites the state with tensors of the same names, shapes and dtypes, on any device.
    *
+   * @param source names to tensors, as {@link state} gives them.
    * @throws OptionError if a name is missing or unknown, ShapeError, DTypeError; nothing is changed then.
    */
   async loadState(source: ReadonlyMap<string, Tensor>): Promise<void> {
@@ -137,6 +158,7 @@ export abstract class Module {
     for (const tensor of this.state().values()) tensor.dispose();
   }
 
+  /** Called at the end of a `using` block: see {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

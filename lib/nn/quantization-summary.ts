@@ -6,10 +6,13 @@ import type { TernaryStatistics } from '../ops/ternary-tensor.js';
 
 /** A weight that was rounded to trits. */
 export interface QuantizedSummary extends TernaryStatistics {
+  /** Of the weight, as in the model's state. */
   name: string;
   /** [N, K] */
   shape: readonly number[];
+  /** How it was rounded. */
   method: TernaryMethod;
+  /** What shares a scale. */
   granularity: 'tensor' | 'row';
   /** Mean |W − trit · scale|. */
   meanError: number;
@@ -17,14 +20,19 @@ export interface QuantizedSummary extends TernaryStatistics {
   maxError: number;
   /** The mean error relative to mean |W|. */
   relativeError: number;
+  /** Bytes of the float weight. */
   bytesBefore: number;
+  /** Bytes of trits and scales. */
   bytesAfter: number;
 }
 
 /** A tensor that stays as it is. */
 export interface PreservedSummary {
+  /** As in the model's state. */
   name: string;
+  /** Of the tensor. */
   shape: readonly number[];
+  /** Of its elements. */
   bytes: number;
   /** Why, as the end of a sentence. */
   reason: string;
@@ -32,8 +40,11 @@ export interface PreservedSummary {
 
 /** What a model-wide quantisation did. `String(summary)` is a table of it. */
 export class QuantizationSummary {
+  /** @internal */
   constructor(
+    /** The weights that were rounded. */
     readonly layers: readonly QuantizedSummary[],
+    /** The tensors that were not. */
     readonly preserved: readonly PreservedSummary[],
   ) {}
 
@@ -42,6 +53,7 @@ export class QuantizationSummary {
     return sum(this.layers, (layer) => layer.bytesBefore) + this.preservedBytes;
   }
 
+  /** The same when it was done. */
   get bytesAfter(): number {
     return sum(this.layers, (layer) => layer.bytesAfter) + this.preservedBytes;
   }
@@ -58,6 +70,7 @@ export class QuantizationSummary {
     return total === 0 ? 0 : sum(this.layers, (layer) => layer.sparsity * size(layer)) / total;
   }
 
+  /** A table of all layers, and what stayed as it is. */
   toString(): string {
     const rows = [
       ['layer', 'shape', 'method', 'zeros', 'relative error', 'bytes before', 'after'],

@@ -14,6 +14,7 @@ import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { keep } from '../scope.js';
 import { empty, Tensor } from '../tensor.js';
 import { Linear, TernaryLinear } from './linear.js';
+import { hasLora } from './lora.js';
 import { Module } from './module.js';
 import { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './quantization-summary.js';
 
@@ -185,6 +186,7 @@ export async function quantizeModel(model: Module, options: QuantizeModelOptions
   if (model instanceof Linear) {
     throw new OptionError(`${op}: expected a module that holds Linear layers for model, got a Linear layer`);
   }
+  if (hasLora(model)) throw new OptionError(`${op}: expected a model without LoRA adapters, got one with some`);
   const checked = checkModelOptions(op, options);
   const state = model.state();
   for (const [name, tensor] of state) checkTensor(op, name, tensor);

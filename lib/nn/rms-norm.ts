@@ -12,9 +12,16 @@ import { Module, parameter } from './module.js';
 export class RMSNorm extends Module {
   /** [features], ones at the start */
   weight: Tensor;
+  /** Added to the mean of squares. */
   readonly eps: number;
 
-  /** @param options `eps` default 1e-5, `dtype` default float32, `device` default the default device. */
+  /**
+   * A norm of weight 1.
+   *
+   * @param features size of the last axis.
+   * @param options `eps` default 1e-5, `dtype` default float32, `device` default the default device.
+   * @throws OptionError, DeviceError, OutOfMemoryError.
+   */
   constructor(features: number, options: { eps?: number; dtype?: FloatDType; device?: DeviceName | Device } = {}) {
     super();
     checkInteger('RMSNorm', 'features', features, 1, 2 ** 31 - 1);
@@ -24,7 +31,11 @@ export class RMSNorm extends Module {
     this.weight = parameter(ones([features], { dtype, device }));
   }
 
-  /** [..., features] → the same */
+  /**
+   * @param x [..., features].
+   * @returns the same shape and dtype.
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight, { eps: this.eps });
   }

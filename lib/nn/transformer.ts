@@ -51,7 +51,8 @@ export interface LayerConfig {
 }
 
 /** Where the parameters of a module are made, and how far residual branches are damped at the start. */
-interface Placement {
+export interface Placement {
+  /** Where its parameters live. */
   device: Device;
   /** Factor of the initial weights of the projections that write to the residual stream. */
   residualScale: number;
@@ -90,12 +91,22 @@ function norm(features: number, config: LayerConfig, device: Device): RMSNorm {
 
 /** Causal self-attention with rotary positions and grouped key/value heads. */
 export class Attention extends Module {
+  /** hidden → heads · headDim */
   query: Linear | TernaryLinear;
+  /** hidden → keyHeads · headDim */
   key: Linear | TernaryLinear;
+  /** hidden → keyHeads · headDim */
   value: Linear | TernaryLinear;
+  /** heads · headDim → hidden */
   output: Linear | TernaryLinear;
+  /** Of the heads' results, before the output projection; null without {@link LayerConfig.subNorm}. */
   subNorm: RMSNorm | null;
 
+  /**
+   * Random weights, drawn from the library's generator.
+   *
+   * @throws OptionError, OutOfMemoryError.
+   */
   constructor(
     private readonly _config: LayerConfig,
     { device, residualScale }: Placement,
@@ -111,8 +122,11 @@ export class Attention extends Module {
   }
 
   /**
-   * [B, S, hidden] → [B, S, hidden]. With a cache the tokens follow those it holds, are appended to it, and no gradient is recorded through
-   * the attention.
+   * With a cache the tokens follow those it holds, are appended to it, and no gradient is recorded through the attention.
+   *
+   * @param x [B, S, hidden].
+   * @returns [B, S, hidden].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
   forward(x: Tensor, cache?: KvCache): Tensor {
     return tidy(() => {
@@ -133,11 +147,20 @@ export class Attention extends Module {
 
 /** The gated feed-forward part: down(activation(gate(x), up(x))). */
 export class MLP extends Module {
+  /** hidden → intermediate */
   gate: Linear | TernaryLinear;
+  /** hidden → intermediate */
   up: Linear | TernaryLinear;
+  /** intermediate → hidden */
   down: Linear | TernaryLinear;
+  /** Before the down projection; null without {@link LayerConfig.subNorm}. */
   subNorm: RMSNorm | null;
 
+  /**
+   * Random weights, drawn from the library's generator.
+   *
+   * @throws OptionError, OutOfMemoryError.
+   */
   constructor(
     private readonly _config: LayerConfig,
     { device, residualScale }: Placement,
@@ -151,7 +174,11 @@ export class MLP extends Module {
     this.down = projection(intermediate, hidden, _config, device, residualScale);
   }
 
-  /** [..., hidden] → [..., hidden] */
+  /**
+   * @param x [..., hidden].
+   * @returns [..., hidden].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor): Tensor {
     return tidy(() => {
       const activation = this._config.activation === 'swiglu' ? swiglu : relu2Glu;
@@ -163,13 +190,22 @@ export class MLP extends Module {
 
 /** A decoder layer: x + attention(norm(x)), then x + mlp(norm(x)). */
 export class TransformerBlock extends Module {
+  /** Before the attention. */
   attentionNorm: RMSNorm;
+  /** The first residual branch. */
   attention: Attention;
+  /** Before the feed-forward part. */
   mlpNorm: RMSNorm;
+  /** The second residual branch. */
   mlp: MLP;
 
   private readonly _dropout: number;
 
+  /**
+   * Random weights, drawn from the library's generator.
+   *
+   * @throws OptionError, OutOfMemoryError.
+   */
   constructor(config: LayerConfig, placement: Placement) {
     super();
     this.attentionNorm = norm(config.hidden, config, placement.device);
@@ -179,7 +215,12 @@ export class TransformerBlock extends Module {
     this._dropout = config.dropout;
   }
 
-  /** [B, S, hidden] → [B, S, hidden] */
+  /**
+   * @param x [B, S, hidden].
+   * @param cache of this layer: the tokens follow those it holds and are appended to it. Default none.
+   * @returns [B, S, hidden].
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   */
   forward(x: Tensor, cache?: KvCache): Tensor {
     return tidy(() => {
       const drop = (part: Tensor): Tensor => (this.training && !cache ? dropout(part, this._dropout) : part);
@@ -189,7 +230,15 @@ export class TransformerBlock extends Module {
   }
 }
 
-/** The cache of one layer: [B, capacity, G, D] of keys and of values, empty. */
+/**
+ * The cache of one layer: [B, capacity, G, D] of keys and of values, empty.
+ *
+ * @param batch B.
+ * @param capacity the most tokens it holds.
+ * @param config `keyHeads` G, `headDim` D, `dtype`.
+ * @param device where it lives.
+ * @throws OptionError, OutOfMemoryError.
+ */
 export function createKvCache(
   batch: number,
   capacity: number,

@@ -25,7 +25,7 @@ export interface AttentionOptions {
    */
   causal?: boolean | 'bottom-right' | 'top-left';
   /**
-   * [left, right]: a query sees the keys from `left` before its diagonal to `right` after it; −1 is unlimited. With `causal`, right counts
+   * `[left, right]`: a query sees the keys from `left` before its diagonal to `right` after it; −1 is unlimited. With `causal`, right counts
    * as 0. Default [-1, -1].
    */
   window?: readonly [number, number];

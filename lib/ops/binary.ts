@@ -71,11 +71,18 @@ function binary(op: string, kind: 'add' | 'mul', a: Tensor, b: Tensor): Tensor {
 }
 
 /**
- * a + b, elementwise, broadcasting: shapes are aligned at their last axis, and axes of size 1 or missing are repeated. The gradient of a
- * repeated operand is summed over the repetitions.
+ * a + b, elementwise, broadcasting by NumPy's rules: shapes are aligned at their last axis, and an axis that one of them lacks counts as size 1
+ * there. On every axis the sizes have to be equal, or one of them 1: that operand is then repeated to the size of the other, without a copy. A
+ * scalar, shape [], goes with everything. The dtypes are not broadcast: see {@link cast}.
  *
- * @param a, b same dtype (any; integers wrap around) and device.
- * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+ * The gradient of an operand is the output's gradient, summed over the axes along which the operand was repeated (in float32, rounded once),
+ * in the operand's shape and dtype.
+ *
+ * @param a any shape and dtype; integers wrap around.
+ * @param b a shape that broadcasts with a's; same dtype and device.
+ * @returns on every axis the larger of the two sizes; a's dtype.
+ * @throws ShapeError, as in `add: expected b to broadcast with a of shape [2, 3], got [2]`; DTypeError, DeviceError, DisposedError,
+ * OutOfMemoryError.
  */
 export function add(a: Tensor, b: Tensor): Tensor {
   const out = binary('add', 'add', a, b);
@@ -85,9 +92,12 @@ export function add(a: Tensor, b: Tensor): Tensor {
 }
 
 /**
- * a * b, elementwise, broadcasting like {@link add}.
+ * a * b, elementwise, broadcasting like {@link add}. The gradient of an operand is the output's gradient times the other operand, rounded to
+ * the dtype and then summed over the axes along which the operand was repeated.
  *
- * @param a, b same dtype (any; integers wrap around) and device.
+ * @param a any shape and dtype; integers wrap around.
+ * @param b a shape that broadcasts with a's; same dtype and device.
+ * @returns on every axis the larger of the two sizes; a's dtype.
  * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
  */
 export function mul(a: Tensor, b: Tensor): Tensor {

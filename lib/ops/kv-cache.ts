@@ -21,6 +21,7 @@ export interface KvCache {
 export interface KvCacheAttentionOptions extends AttentionOptions {
   /** [B, S, G, D], appended to the cache first; both or neither. Default none. */
   newK?: Tensor;
+  /** Of the same shape and dtype as `newK`. */
   newV?: Tensor;
 }
 

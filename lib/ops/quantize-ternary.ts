@@ -101,6 +101,7 @@ export function quantizeTernary(weight: Tensor, options: QuantizeTernaryOptions 
 /**
  * trit · scale as an ordinary matrix [N, K].
  *
+ * @param weight [N, K].
  * @param options `dtype`: float dtype of the result, default float32.
  * @throws OptionError, DisposedError, OutOfMemoryError.
  */

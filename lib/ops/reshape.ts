@@ -10,6 +10,7 @@ import { elementCount, Tensor } from '../tensor.js';
  * The same elements, in row-major order, under another shape. **A view**: both tensors share one block of memory, which is freed when
  * the last of them is disposed. The gradient is reshaped back.
  *
+ * @param x any shape and dtype.
  * @param shape positive sizes whose product is x's size; one may be -1 and is then worked out.
  * @throws ShapeError, DisposedError.
  */

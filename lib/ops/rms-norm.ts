@@ -16,6 +16,7 @@ export interface RmsNormOptions {
 
 /** A normalised sum and the sum itself: `{ out, sum }`. */
 export interface NormedSum {
+  /** The sum, normalised. */
   out: Tensor;
   /** x + residual, rounded to the dtype. */
   sum: Tensor;

@@ -21,6 +21,7 @@ export type RopeScaling =
       type: 'llama3';
       /** At least 1. */
       factor: number;
+      /** Marks the wavelengths that are divided. */
       lowFreqFactor: number;
       /** Above lowFreqFactor. */
       highFreqFactor: number;

@@ -82,6 +82,7 @@ export class TernaryTensor {
     return new TernaryTensor(packed, scaleTensor, [rows, cols]);
   }
 
+  /** The device it lives on. Throws DisposedError. */
   get device(): Device {
     return this.packed.device;
   }
@@ -91,6 +92,7 @@ export class TernaryTensor {
     return this.packed.bytes + this.scale.bytes;
   }
 
+  /** Whether its memory was given up. */
   get isDisposed(): boolean {
     return this.packed.isDisposed || this.scale.isDisposed;
   }
@@ -212,11 +214,13 @@ export class TernaryTensor {
     return new TernaryTensor(await this.packed.to(options), await this.scale.to(options), this.shape);
   }
 
+  /** Frees codes and scale. */
   dispose(): void {
     this.packed.dispose();
     this.scale.dispose();
   }
 
+  /** Called at the end of a `using` block: see {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -21,6 +21,7 @@ export function rowMajorStrides(shape: readonly number[]): number[] {
  * x with its axes permuted: axis i of the result is axis `axes[i]` of x. **A copy**, since every tensor is dense and row-major. The
  * gradient is permuted back.
  *
+ * @param x any shape and dtype.
  * @param axes a permutation of x's axes; default: the last two swapped.
  * @throws ShapeError if x has fewer than two axes and none are given; OptionError, DisposedError, OutOfMemoryError.
  */

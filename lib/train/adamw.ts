@@ -35,6 +35,7 @@ export interface AdamWOptions {
 
 /** Parameters with a weight decay of their own. */
 export interface ParameterGroup {
+  /** Leaves that require a gradient. */
   parameters: readonly Tensor[];
   /** Default: the optimizer's. */
   weightDecay?: number;
@@ -42,6 +43,7 @@ export interface ParameterGroup {
 
 /** What an {@link AdamW} knows beside its options. The tensors are the optimizer's own. */
 export interface AdamWState {
+  /** Steps taken. */
   stepCount: number;
   /** By name: `0.firstMoment`, `0.secondMoment` and, for a 16-bit parameter, `0.master` of the first parameter, and so on. */
   tensors: Map<string, Tensor>;

@@ -12,7 +12,9 @@ import type { Json } from './data.js';
 
 /** A checkpoint of a training run: tensors by name, and everything else. */
 export interface CheckpointContent {
+  /** By name. */
   tensors: Map<string, Tensor>;
+  /** Everything else, as JSON. */
   state: { [key: string]: Json };
 }
 

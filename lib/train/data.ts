@@ -22,6 +22,7 @@ export interface BatchSource<B extends Batch = Batch> {
   next(): B | null | Promise<B | null>;
   /** The position: what `loadState` needs so that `next` goes on from here. */
   state(): Json;
+  /** Goes on from a position that `state` gave. */
   loadState(state: Json): void | Promise<void>;
 }
 
@@ -31,7 +32,9 @@ export interface TokenBatch extends Batch {
   readonly ids: Int32Array;
   /** [rows, sequence]; -100 where nothing is to be predicted */
   readonly targets: Int32Array;
+  /** Windows in the batch. */
   readonly rows: number;
+  /** Tokens of a window. */
   readonly sequence: number;
 }
 

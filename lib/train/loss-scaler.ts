@@ -26,6 +26,7 @@ export interface LossScaleConfig {
 
 /** Where a {@link LossScaler} stands. */
 export interface LossScalerState {
+  /** What losses are multiplied by. */
   scale: number;
   /** Good steps since the factor last changed. */
   goodSteps: number;
@@ -79,6 +80,7 @@ export function resolveLossScale(op: string, options: Partial<LossScaleConfig>):
  * ```
  */
 export class LossScaler {
+  /** With every default filled in. */
   readonly config: Readonly<LossScaleConfig>;
   private current: number;
   private goodSteps = 0;
@@ -94,6 +96,7 @@ export class LossScaler {
     return this.current;
   }
 
+  /** Where it stands: assigned to another one, that goes on from there. */
   get state(): LossScalerState {
     return { scale: this.current, goodSteps: this.goodSteps };
   }

@@ -15,6 +15,7 @@ export interface StepReport {
   step: number;
   /** The mean over all targets of the step, in front of the update. */
   loss: number;
+  /** Of the update. */
   learningRate: number;
   /** Before clipping, without the loss scale. */
   gradNorm: number;
@@ -42,6 +43,7 @@ export interface EvaluationOptions<B extends Batch> {
 
 /** Where a {@link Trainer} puts its checkpoints. */
 export interface SaveOptions {
+  /** Made if it is not there. */
   folder: string;
   /** Steps from one checkpoint to the next; there is one when `train()` ends or is aborted anyway. Default: only that. */
   every?: number;
@@ -51,6 +53,7 @@ export interface SaveOptions {
 
 /** A model that says itself what it loses on tokens, as {@link CausalLM}. */
 export interface LossModel extends Module {
+  /** The mean loss of the targets, a tensor of one element. */
   loss(ids: Tensor, targets: Tensor): Tensor;
 }
 
@@ -73,13 +76,17 @@ export interface TrainerOptions<B extends Batch = TokenBatch> extends Partial<Tr
   maxGradNorm?: number;
   /** Options of the {@link AdamW}, which decays matrices alone; or a function that makes one of the named parameters. */
   optimizer?: AdamWOptions | ((parameters: ReadonlyMap<string, Tensor>) => AdamW);
+  /** Default: no evaluation. */
   evaluation?: EvaluationOptions<B>;
+  /** Default: no checkpoints. */
   save?: SaveOptions;
   /** A file that gets a line of JSON for each step, see {@link StepReport}. */
   metrics?: string;
   /** Callbacks are awaited. An error in one stops `train()`, which throws it; the step it was told of stays done. */
   onStep?(report: StepReport): void | Promise<void>;
+  /** Called after each evaluation, as `onStep` is. */
   onEvaluate?(report: { step: number; loss: number }): void | Promise<void>;
+  /** Called when a checkpoint is on the disk, as `onStep` is. */
   onCheckpoint?(report: { step: number; file: string }): void | Promise<void>;
 }
 

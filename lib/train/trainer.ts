@@ -60,9 +60,13 @@ function defaultOptimizer(parameters: ReadonlyMap<string, Tensor>, options: Trai
  * ```
  */
 export class Trainer<B extends Batch = TokenBatch> {
+  /** With every default filled in. */
   readonly config: TrainingConfig;
+  /** What is trained. */
   readonly model: Module;
+  /** What updates its parameters. */
   readonly optimizer: AdamW;
+  /** Scales the loss of float16 models. */
   readonly lossScaler: LossScaler;
 
   private readonly options: TrainerOptions<B>;
@@ -204,6 +208,7 @@ export class Trainer<B extends Batch = TokenBatch> {
     this.optimizer.dispose();
   }
 
+  /** Called at the end of a `using` block: see {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

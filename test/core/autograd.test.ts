@@ -4,6 +4,8 @@
 import {
   add,
   cast,
+  checkpoint,
+  checkpointWith,
   device as deviceNamed,
   DeviceError,
   DTypeError,
@@ -28,6 +30,7 @@ import {
   type Tensor,
 } from '../../lib/index.js';
 import { describeBackends, hasCpu } from '../harness.js';
+import { Random } from '../random.js';
 import { holdMemory } from './hold-memory.js';
 
 holdMemory();
@@ -171,6 +174,88 @@ describeBackends((device) => {
       // All keys are equal: lse = log(2) + q·k/√2, and d lse / dq = k/√2.
       for (const value of await gradOf(q)) expect(value).toBeCloseTo(2 / Math.SQRT2, 5);
       expect(await gradOf(v)).toEqual([0, 0, 0, 0]);
+    });
+  });
+
+  describe('an op with two outputs', () => {
+    // Attention and its lse, with everything by hand: s = q·k/√2, p = softmax(s), out = p v, lse = log Σ exp(s).
+    const [queries, keys, dim] = [3, 4, 2];
+    const numbers = (name: string, count: number): number[] => Array.from(new Random(name).normals(count), Math.fround);
+    const values = { q: numbers('q', queries * dim), k: numbers('k', keys * dim), v: numbers('v', keys * dim) };
+    const weights = { out: numbers('dOut', queries * dim), lse: numbers('dLse', queries) };
+    type Use = { out: boolean; lse: boolean };
+
+    function byHand(use: Use): Record<'q' | 'k' | 'v', number[]> {
+      const { q, k, v } = values;
+      const gradients = { q: q.map(() => 0), k: k.map(() => 0), v: v.map(() => 0) };
+      const scale = 1 / Math.SQRT2;
+      const dot = (a: number[], i: number, b: number[], j: number): number =>
+        a[i * dim] * b[j * dim] + a[i * dim + 1] * b[j * dim + 1];
+      const index = Array.from({ length: keys }, (_, j) => j);
+      for (let i = 0; i < queries; i++) {
+        const e = index.map((j) => Math.exp(scale * dot(q, i, k, j)));
+        const total = e.reduce((a, b) => a + b);
+        const p = e.map((each) => each / total);
+        const dP = index.map((j) => (use.out ? dot(weights.out, i, v, j) : 0));
+        const mean = p.reduce((a, each, j) => a + each * dP[j], 0);
+        for (const j of index) {
+          const dS = scale * p[j] * (dP[j] - mean + (use.lse ? weights.lse[i] : 0));
+          for (let d = 0; d < dim; d++) {
+            gradients.q[i * dim + d] += dS * k[j * dim + d];
+            gradients.k[j * dim + d] += dS * q[i * dim + d];
+            if (use.out) gradients.v[j * dim + d] += p[j] * weights.out[i * dim + d];
+          }
+        }
+      }
+      return gradients;
+    }
+
+    type Outputs = Tensor[];
+    const attend = (q: Tensor, k: Tensor, v: Tensor): Outputs => {
+      const { out, lse } = flashAttention(q, k, v, { returnLse: true });
+      return [out, lse];
+    };
+    const runs: Record<string, (q: Tensor, k: Tensor, v: Tensor) => Outputs> = {
+      'called directly': attend,
+      'in a checkpoint': (q, k, v) => checkpoint(attend, q, k, v),
+      'in a selective checkpoint': (q, k, v) => checkpointWith({ policy: 'selective' }, attend, q, k, v),
+      'in a checkpoint in a checkpoint': (q, k, v) =>
+        checkpoint((a: Tensor, b: Tensor, c: Tensor): Outputs => checkpoint(attend, a, b, c), q, k, v),
+      'its outputs through another checkpoint': (q, k, v) =>
+        checkpoint(
+          (out: Tensor, lse: Tensor): Outputs => [scale(out, 1), scale(lse, 1)],
+          ...(attend(q, k, v) as [Tensor, Tensor]),
+        ),
+    };
+    const uses: [string, Use][] = [
+      ['the first', { out: true, lse: false }],
+      ['the second', { out: false, lse: true }],
+      ['both', { out: true, lse: true }],
+    ];
+
+    describe.each(Object.keys(runs))('%s', (run) => {
+      test.each(uses)('%s used', async (_, use) => {
+        const make = (name: 'q' | 'k' | 'v', count: number): Tensor =>
+          tensor(values[name], { shape: [1, count, 1, dim], device, requiresGrad: true });
+        const [q, k, v] = [make('q', queries), make('k', keys), make('v', keys)];
+        const [out, lse] = runs[run](q, k, v);
+        const terms = [
+          use.out && sum(mul(out, tensor(weights.out, { shape: out.shape, device }))),
+          use.lse && sum(mul(lse, tensor(weights.lse, { shape: lse.shape, device }))),
+        ].filter((term): term is Tensor => term !== false);
+        terms.reduce((a, b) => add(a, b)).backward();
+        const expected = byHand(use);
+        for (const [name, leafOf] of [
+          ['q', q],
+          ['k', k],
+          ['v', v],
+        ] as const) {
+          const got = await gradOf(leafOf);
+          // Numbers of order one: a few dozen float32 roundings.
+          expected[name].forEach((value, i) => expect(Math.abs(got[i] - value)).toBeLessThan(32 * 2 ** -24));
+          expect(expected[name].some((value) => value !== 0)).toBe(name !== 'v' || use.out);
+        }
+      });
     });
   });
 

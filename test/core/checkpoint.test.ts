@@ -299,6 +299,14 @@ describeBackends((device) => {
       expect([await value.item(), await (gradients[0] as Tensor).item(), w.grad]).toEqual([12, 12, null]);
     });
 
+    test('what noGrad encloses inside of it requires no gradient', async () => {
+      const x = leaf([3]);
+      const [squared, constantly] = checkpoint((a: Tensor) => [mul(a, a), noGrad(() => mul(a, a))], x);
+      expect([squared.requiresGrad, constantly.requiresGrad]).toEqual([true, false]);
+      mul(squared, constantly).backward(); // 9 x²
+      expect(await valuesOf(x.grad)).toEqual([54]);
+    });
+
     test('random numbers are the same in both runs, and the sequence goes on as without', async () => {
       const results = [];
       for (const run of [direct, checkpoint as Run]) {

@@ -48,6 +48,18 @@ describeBackends((device) => {
     expect(pair.parameterCount()).toBe(6 + 2 + 4 + 2 + 2);
   });
 
+  test('modules are found by the names of their fields, one used twice once', () => {
+    using pair = new Pair(backend);
+    pair.rest.push(pair.first);
+    expect([...pair.modules()]).toEqual([
+      ['', pair],
+      ['first', pair.first],
+      ['rest.0', pair.rest[0]],
+      ['rest.1', pair.rest[1]],
+      ['norm', pair.norm],
+    ]);
+  });
+
   test('a state is copied into another module, or refused whole', async () => {
     manualSeed(1);
     using source = new Pair(backend);

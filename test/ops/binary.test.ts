@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { add, DTypeError, mul, ShapeError, type Tensor } from '../../lib/index.js';
+import { add, DTypeError, full, mul, ShapeError, type Tensor } from '../../lib/index.js';
 import { binaryCases } from '../cases.js';
 import { expectIdentical } from '../compare.js';
 import { addSpec, broadcastIndex, broadcastShape, mulSpec } from '../formulas/binary.js';
@@ -63,6 +63,74 @@ describe('add and mul', () => {
       expect([...(await (b.grad as Tensor).data())]).toEqual([21, 21, 21]);
     });
 
+    describe('shapes broadcast, either way round', () => {
+      test.each<[number[], number[], number[]]>([
+        [[], [], []],
+        [[], [1], [1]],
+        [[], [1, 1], [1, 1]],
+        [[3], [], [3]],
+        [[3], [1], [3]],
+        [[3], [1, 1], [1, 3]],
+        [
+          [2, 3],
+          [2, 1],
+          [2, 3],
+        ],
+        [
+          [2, 1],
+          [1, 3],
+          [2, 3],
+        ],
+        [[2, 1], [3], [2, 3]],
+        [
+          [4, 1, 3],
+          [2, 1],
+          [4, 2, 3],
+        ],
+        [
+          [2, 1, 2, 1, 2, 1, 2, 1],
+          [1, 2, 1, 2, 1, 2],
+          [2, 1, 2, 2, 2, 2, 2, 2],
+        ],
+      ])('%j and %j give %j', async (aShape, bShape, expected) => {
+        for (const [left, right] of [
+          [aShape, bShape],
+          [bShape, aShape],
+        ]) {
+          const a = full(left, 2, { device, requiresGrad: true });
+          const b = full(right, 3, { device, requiresGrad: true });
+          const [total, product] = [add(a, b), mul(a, b)];
+          expect([total.shape, product.shape]).toEqual([expected, expected]);
+          total.backward(full(expected, 1, { device }));
+          product.backward(full(expected, 1, { device }));
+          // Each element is met once for every time it was repeated: 1 from the sum, the other operand from the product.
+          for (const [operand, other] of [
+            [a, 3],
+            [b, 2],
+          ] as const) {
+            const gradient = operand.grad as Tensor;
+            expect(gradient.shape).toEqual(operand.shape);
+            const repeats = total.size / operand.size;
+            expect([...(await gradient.data())]).toEqual(new Array(operand.size).fill(repeats * (1 + other)));
+          }
+        }
+      });
+    });
+
+    test('a 16-bit gradient is added up in float32 and rounded once, over one axis or several', async () => {
+      const ones = (shape: readonly number[]): Tensor => full(shape, 1, { dtype: 'bfloat16', device });
+      for (const [shape, target, expected] of [
+        [[3, 1], [3, 302], 302], // bfloat16 alone would stop at 256
+        // 777 is 776 in bfloat16; 259 is 260, and three times that 780.
+        [[1, 3, 1], [3, 3, 259], 776],
+        [[1, 3, 1], [259, 3, 3], 776],
+      ] as const) {
+        const x = full(shape, 0, { dtype: 'bfloat16', device, requiresGrad: true });
+        add(x, ones(target)).backward(ones(target));
+        expect([...(await (x.grad as Tensor).data())]).toEqual(new Array(3).fill(expected));
+      }
+    });
+
     test('infinities and NaN as IEEE 754 has them', async () => {
       const a = make(device, 'float32', [4], [Infinity, Infinity, NaN, 3e38]);
       const b = make(device, 'float32', [4], [1, -Infinity, 0, 3e38]);
@@ -101,6 +169,18 @@ describe('add and mul', () => {
         type: ShapeError,
         code: ERROR_CODES.shape,
         call: (t) => mul(t([3]), t([4])),
+      },
+      {
+        message: 'mul: expected b to broadcast with a of shape [2, 3], got [3, 2]',
+        type: ShapeError,
+        code: ERROR_CODES.shape,
+        call: (t) => mul(t([2, 3]), t([3, 2])),
+      },
+      {
+        message: 'add: expected b to broadcast with a of shape [2, 1, 3], got [3, 2, 2]',
+        type: ShapeError,
+        code: ERROR_CODES.shape,
+        call: (t) => add(t([2, 1, 3]), t([3, 2, 2])),
       },
       {
         message: 'add: expected b of dtype float32 like a, got bfloat16',
