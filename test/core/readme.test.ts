@@ -22,11 +22,11 @@ describe('README', () => {
   });
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  const run = (text: string): { status: number | null; out: string; error: string } => {
+  const run = (text: string, ...args: string[]): { status: number | null; out: string; error: string } => {
     const file = path.join(folder, 'program.mjs');
     const options = { module: ModuleKind.ESNext, target: ScriptTarget.ES2022 };
     writeFileSync(file, transpileModule(text, { compilerOptions: options }).outputText);
-    const child = spawnSync(process.execPath, [file], { encoding: 'utf8', timeout: 50_000 });
+    const child = spawnSync(process.execPath, [file, ...args], { cwd: folder, encoding: 'utf8', timeout: 50_000 });
     return { status: child.status, out: child.stdout, error: child.stderr };
   };
 
@@ -40,6 +40,36 @@ describe('README', () => {
     const { status, out, error } = run(programs[1].text);
     expect([status, error]).toEqual([0, '']);
     expect(out.split('\n')).toContain('ale swam and the whale sang, a');
-    expect(programs).toHaveLength(2);
   });
+
+  test('the run that is stopped at step 13 ends as the one that is not', () => {
+    const start = (...args: string[]): string[] => {
+      const { status, out, error } = run(programs[2].text, ...args);
+      expect([status, error]).toEqual([0, '']);
+      return out.split('\n');
+    };
+    const [from, to] = start();
+    expect(from).toBe('from step 0');
+    expect(to).toMatch(/^to step 30 with loss [12]\.\d+$/);
+    rmSync(path.join(folder, 'run'), { recursive: true });
+
+    expect(start('13')).toEqual([from, expect.stringMatching(/^to step 13 with loss [345]\.\d+$/), '']);
+    expect(start()).toEqual(['from step 13', to, '']);
+    const metrics = readFileSync(path.join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
+    expect(metrics.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual(
+      Array.from({ length: 30 }, (_, i) => i + 1),
+    );
+  }, 150_000);
+
+  test('the checkpoint policies take the memory that stands below them', () => {
+    const expected = blocks[programs[3].index + 1];
+    expect(expected.language).toBe('');
+    expect(run(programs[3].text)).toEqual({ status: 0, out: expected.text, error: '' });
+  });
+
+  test('a packed sequence gives what it gives alone', () => {
+    expect(run(programs[4].text)).toEqual({ status: 0, out: 'true\n', error: '' });
+  });
+
+  test('every program is run here', () => expect(programs).toHaveLength(5));
 });
