@@ -289,9 +289,10 @@ describeBackends((device) => {
            x.transfer().then(({ message }) => require('node:worker_threads').parentPort.postMessage(message));`,
           { eval: true },
         );
+        const ended = new Promise((resolve) => worker.once('exit', resolve)); // may come in the same turn as the message
         const message = await new Promise<TensorMessage>((resolve) => worker.once('message', resolve));
         const there = rss() - base;
-        await new Promise((resolve) => worker.once('exit', resolve));
+        await ended;
         const x = library.receiveTensor(message);
         const y = library.sum(x); // reads all of it
         const value = await y.item();
