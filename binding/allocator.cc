@@ -3,7 +3,6 @@
 
 #include "allocator.h"
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -12,10 +11,7 @@ namespace ternflash {
 
 namespace {
 
-constexpr size_t ALIGNMENT = 64;
 constexpr size_t GUARD_BYTES = 64;
-constexpr uint8_t GUARD_VALUE = 0xa5;
-constexpr size_t LARGE_BYTES = size_t(64) << 20;
 
 // Classes an eighth of a power of two apart, so that at most 12.5 % is wasted and sizes that differ a little share a
 // class.
@@ -26,39 +22,18 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Bytes the system could still give, as far as it tells.
-size_t available_bytes() {
-#if defined(__linux__)
-  if (FILE* file = std::fopen("/proc/meminfo", "r")) {
-    char line[128];
-    unsigned long long kilobytes = 0;
-    bool found = false;
-    while (!found && std::fgets(line, sizeof(line), file))
-      found = std::sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1;
-    std::fclose(file);
-    if (found) return static_cast<size_t>(kilobytes) * 1024;
-  }
-#endif
-  return SIZE_MAX;
-}
-
 }  // namespace
 
-void* obtain_memory(size_t bytes) {
-  // The system promises more memory than it has and kills the process when it is used: ask before taking much.
-  if (bytes >= LARGE_BYTES && bytes > available_bytes()) return nullptr;
-  return std::aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-}
-
-Allocator::Allocator(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {
+Allocator::Allocator(Device& device) : device_(device) {
   const char* poison = std::getenv("TERNFLASH_POISON");
   poison_ = poison && std::strcmp(poison, "1") == 0;
 }
 
 Allocator::~Allocator() {
-  for (const Block& block : blocks_) std::free(block.data);
+  for (const Block& block : blocks_)
+    if (block.data) device_.free_now()(block.data);
   for (const auto& [capacity, list] : kept_)
-    for (void* data : list) std::free(data);
+    for (void* data : list) device_.free_now()(data);
 }
 
 int64_t Allocator::allocate(size_t bytes) {
@@ -73,12 +48,7 @@ int64_t Allocator::allocate(size_t bytes) {
     data = obtain(capacity);
     if (!data) return -1;
   }
-  if (poison_) {
-    stream_->enqueue("allocate", [data, bytes](Stream&) {
-      std::memset(data, 0xff, bytes);
-      std::memset(static_cast<uint8_t*>(data) + bytes, GUARD_VALUE, GUARD_BYTES);
-    });
-  }
+  if (poison_) device_.poison(data, bytes, GUARD_BYTES);
   return enter({data, bytes, capacity, poison_});
 }
 
@@ -105,39 +75,28 @@ Allocator::Block Allocator::surrender(uint32_t id) {
 int64_t Allocator::adopt(const Block& block) { return enter(block); }
 
 void* Allocator::obtain(size_t capacity) {
-  if (void* data = obtain_memory(capacity)) return data;
+  if (void* data = device_.obtain(capacity)) return data;
   trim();
-  stream_->wait();
-  return obtain_memory(capacity);
+  device_.wait();
+  return device_.obtain(capacity);
 }
 
 void Allocator::free(uint32_t id) {
   if (!find(id)) return;
   const Block block = surrender(id);
-  if (block.guarded) {
-    stream_->enqueue("free", [block](Stream& stream) {
-      const uint8_t* guard = static_cast<const uint8_t*>(block.data) + block.bytes;
-      for (size_t i = 0; i < GUARD_BYTES; i++)
-        if (guard[i] != GUARD_VALUE) stream.fail("expected the bytes behind a tensor untouched, got them overwritten");
-    });
-  }
-  // Keep at most as much as was ever in use at once.
-  if (kept_bytes_ + block.capacity > peak_bytes_) {
-    release(block.data);
+  if (block.guarded) device_.check_guard(block.data, block.bytes, GUARD_BYTES);
+  // Where giving back is cheap, keep at most as much as was ever in use at once.
+  if (!device_.keeps_freed_memory() && kept_bytes_ + block.capacity > peak_bytes_) {
+    device_.release(block.data);
   } else {
     kept_[block.capacity].push_back(block.data);
     kept_bytes_ += block.capacity;
   }
 }
 
-// Queued, because ops that use the block may be.
-void Allocator::release(void* data) {
-  stream_->enqueue("free", [data](Stream&) { std::free(data); });
-}
-
 void Allocator::trim() {
   for (const auto& [capacity, list] : kept_)
-    for (void* data : list) release(data);
+    for (void* data : list) device_.release(data);
   kept_.clear();
   kept_bytes_ = 0;
 }

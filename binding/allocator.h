@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Memory of the CPU device. Freed blocks are kept and handed out again: since all ops of a device run in the order they
+// Memory of a device. Freed blocks are kept and handed out again: since all ops of a device run in the order they
 // were called, a block may be given to a later op while an earlier one that uses it is still queued.
 
 #ifndef TERNFLASH_BINDING_ALLOCATOR_H_
@@ -10,15 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <vector>
 
-#include "stream.h"
+#include "device.h"
 
 namespace ternflash {
-
-// Memory of the system, or null if there is too little: for much of it, the system is asked first whether it has it.
-void* obtain_memory(size_t bytes);
 
 class Allocator {
  public:
@@ -29,8 +25,8 @@ class Allocator {
     bool guarded = false;  // bytes of a known value follow
   };
 
-  explicit Allocator(std::shared_ptr<Stream> stream);
-  ~Allocator();  // the stream must have been shut down
+  explicit Allocator(Device& device);
+  ~Allocator();  // the device must have been shut down
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
@@ -52,9 +48,8 @@ class Allocator {
  private:
   void* obtain(size_t capacity);
   uint32_t enter(const Block& block);
-  void release(void* data);
 
-  std::shared_ptr<Stream> stream_;
+  Device& device_;
   std::vector<Block> blocks_;                  // by number
   std::vector<uint32_t> unused_;               // numbers to give out again
   std::map<size_t, std::vector<void*>> kept_;  // by capacity

@@ -13,21 +13,14 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "../cpu/context.h"
 #include "../cpu/thread_pool.h"
+#include "device.h"
 
 namespace ternflash {
-
-// The first failure since somebody last asked.
-struct Failure {
-  std::string op;
-  std::string message;
-  explicit operator bool() const { return !op.empty(); }
-};
 
 class Stream final : public cpu::Context {
  public:

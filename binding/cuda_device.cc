@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+#include "cuda_device.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "../cuda/guard.h"
+
+namespace ternflash {
+
+namespace {
+
+constexpr int OLDEST_CAPABILITY = 80;
+constexpr size_t STAGED_BYTES = 64 << 10;           // larger uploads go through page-locked memory
+constexpr size_t KEPT_PINNED_BYTES = 256u << 20;
+constexpr size_t NAMED_OPS = 8;
+
+std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+std::string capability_text(int capability) {
+  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+}
+
+}  // namespace
+
+CudaReport report_cuda() {
+  CudaReport report;
+  cudaRuntimeGetVersion(&report.runtime_version);
+  cudaDriverGetVersion(&report.driver_version);
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (report.driver_version == 0) {
+    report.problem = "no NVIDIA driver is installed";
+  } else if (status == cudaErrorInsufficientDriver) {
+    report.problem = "the NVIDIA driver supports CUDA " + version_text(report.driver_version) +
+                     ", this build needs a driver that supports CUDA " + version_text(report.runtime_version);
+  } else if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
+    report.problem = "the NVIDIA driver found no GPU";
+  } else if (status != cudaSuccess) {
+    report.problem = std::string("the NVIDIA driver answered: ") + cudaGetErrorString(status);
+  }
+  if (!report.problem.empty()) return report;
+  for (int ordinal = 0; ordinal < count; ordinal++) {
+    CudaReport::Gpu gpu;
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess) {
+      gpu.problem = std::string("the NVIDIA driver answered: ") + cudaGetErrorString(cudaGetLastError());
+    } else {
+      gpu.name = properties.name;
+      gpu.capability = properties.major * 10 + properties.minor;
+      gpu.bytes = properties.totalGlobalMem;
+      if (gpu.capability < OLDEST_CAPABILITY)
+        gpu.problem = "compute capability " + capability_text(gpu.capability) + ", this build needs " +
+                      capability_text(OLDEST_CAPABILITY) + " or later";
+    }
+    report.gpus.push_back(std::move(gpu));
+  }
+  return report;
+}
+
+PinnedMemory::~PinnedMemory() {
+  for (const auto& [capacity, list] : kept_)
+    for (void* data : list) cudaFreeHost(data);
+}
+
+void* PinnedMemory::take(size_t bytes) {
+  size_t capacity = STAGED_BYTES;
+  while (capacity < bytes) capacity *= 2;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<void*>& kept = kept_[capacity];
+  void* data = nullptr;
+  if (!kept.empty()) {
+    data = kept.back();
+    kept.pop_back();
+    kept_bytes_ -= capacity;
+  } else if (cudaHostAlloc(&data, capacity, cudaHostAllocPortable) != cudaSuccess) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  taken_[data] = capacity;
+  return data;
+}
+
+void PinnedMemory::give_back(void* data) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const size_t capacity = taken_[data];
+  taken_.erase(data);
+  if (kept_bytes_ + capacity > KEPT_PINNED_BYTES) {
+    cudaFreeHost(data);
+  } else {
+    kept_[capacity].push_back(data);
+    kept_bytes_ += capacity;
+  }
+}
+
+CudaDevice::CudaDevice(int ordinal) : name_("cuda:" + std::to_string(ordinal)) { properties_.ordinal = ordinal; }
+
+std::shared_ptr<CudaDevice> CudaDevice::open(int ordinal, std::string& problem) {
+  const CudaReport report = report_cuda();
+  if (!report.problem.empty()) {
+    problem = report.problem;
+    return nullptr;
+  }
+  if (ordinal < 0 || static_cast<size_t>(ordinal) >= report.gpus.size()) {
+    problem = "there are " + std::to_string(report.gpus.size()) + " GPUs";
+    return nullptr;
+  }
+  problem = report.gpus[static_cast<size_t>(ordinal)].problem;
+  if (!problem.empty()) return nullptr;
+  std::shared_ptr<CudaDevice> device(new CudaDevice(ordinal));
+  return device->start(problem) ? device : nullptr;
+}
+
+bool CudaDevice::start(std::string& problem) {
+  const int ordinal = properties_.ordinal;
+  int multiprocessors = 0;
+  int shared = 0;
+  int l2 = 0;
+  int major = 0;
+  int minor = 0;
+  cudaError_t status = cudaSetDevice(ordinal);
+  const auto attribute = [&](int& value, cudaDeviceAttr which) {
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, which, ordinal);
+  };
+  attribute(major, cudaDevAttrComputeCapabilityMajor);
+  attribute(minor, cudaDevAttrComputeCapabilityMinor);
+  attribute(multiprocessors, cudaDevAttrMultiProcessorCount);
+  attribute(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  attribute(l2, cudaDevAttrL2CacheSize);
+  if (status == cudaSuccess) status = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  if (status == cudaSuccess) status = cudaMalloc(reinterpret_cast<void**>(&failure_word_), sizeof(uint32_t));
+  if (status == cudaSuccess) status = cudaMemsetAsync(failure_word_, 0, sizeof(uint32_t), stream_);
+  if (status == cudaSuccess) status = cuda::probe_kernels();
+  if (status == cudaSuccess) {
+    // Workspace of the ops comes from the device's pool, in the order of the stream; keep what it has.
+    cudaMemPool_t pool;
+    uint64_t threshold = UINT64_MAX;
+    status = cudaDeviceGetDefaultMemPool(&pool, ordinal);
+    if (status == cudaSuccess) status = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold);
+  }
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    problem = std::string("the NVIDIA driver answered: ") + cudaGetErrorString(status);
+    ended_ = true;
+    return false;
+  }
+  properties_.capability = major * 10 + minor;
+  properties_.multiprocessors = multiprocessors;
+  properties_.shared_bytes_per_block = static_cast<size_t>(shared);
+  properties_.l2_bytes = static_cast<size_t>(l2);
+  thread_ = std::thread([this] { loop(); });
+  return true;
+}
+
+CudaDevice::~CudaDevice() {
+  shutdown();
+  if (failure_word_) cudaFree(failure_word_);
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::activate() const { cudaSetDevice(properties_.ordinal); }
+
+bool CudaDevice::check(cudaError_t status) {
+  if (status == cudaSuccess) return true;
+  cudaGetLastError();
+  fail(cudaGetErrorString(status));
+  return false;
+}
+
+void CudaDevice::run(const char* op, const std::function<void(cuda::Context&)>& launch) {
+  if (ended_) return;
+  activate();
+  running_op_ = op;
+  if (recent_ops_.size() == NAMED_OPS) recent_ops_.erase(recent_ops_.begin());
+  recent_ops_.push_back(op);
+  launch(*this);
+  check(cudaPeekAtLastError());
+  for (void* data : workspaces_) cudaFreeAsync(data, stream_);
+  workspaces_.clear();
+  static const bool synchronous = [] {
+    const char* value = std::getenv("TERNFLASH_SYNC");
+    return value && std::strcmp(value, "1") == 0;
+  }();
+  if (synchronous) check(cudaStreamSynchronize(stream_));
+}
+
+void* CudaDevice::workspace(size_t bytes) {
+  void* data = nullptr;
+  if (cudaMallocAsync(&data, bytes, stream_) != cudaSuccess) {
+    cudaGetLastError();
+    fail("expected enough memory for workspace, got too little");
+    return nullptr;
+  }
+  workspaces_.push_back(data);
+  return data;
+}
+
+void CudaDevice::fail(const char* message) {
+  if (!failure_) failure_ = {running_op_, message};
+}
+
+uint32_t CudaDevice::failure_code(const char* message) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = 0; i < codes_.size(); i++)
+    if (codes_[i].op == running_op_ && codes_[i].message == message) return static_cast<uint32_t>(i + 1);
+  codes_.push_back({running_op_, message});
+  return static_cast<uint32_t>(codes_.size());
+}
+
+void* CudaDevice::obtain(size_t bytes) {
+  activate();
+  void* data = nullptr;
+  if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
+  cudaGetLastError();
+  return nullptr;
+}
+
+void CudaDevice::release(void* data) {
+  activate();
+  cudaFree(data);  // waits for the device by itself
+}
+
+void (*CudaDevice::free_now() const)(void*) {
+  return [](void* data) { cudaFree(data); };
+}
+
+size_t CudaDevice::free_bytes() const {
+  activate();
+  size_t free = 0;
+  size_t total = 0;
+  if (cudaMemGetInfo(&free, &total) != cudaSuccess) cudaGetLastError();
+  return free;
+}
+
+void CudaDevice::poison(void* data, size_t bytes, size_t guard_bytes) {
+  activate();
+  running_op_ = "allocate";
+  check(cudaMemsetAsync(data, 0xff, bytes, stream_));
+  check(cudaMemsetAsync(static_cast<uint8_t*>(data) + bytes, GUARD_VALUE, guard_bytes, stream_));
+}
+
+void CudaDevice::check_guard(const void* data, size_t bytes, size_t guard_bytes) {
+  activate();
+  running_op_ = "free";
+  cuda::check_guard(static_cast<const uint8_t*>(data) + bytes, guard_bytes, GUARD_VALUE,
+                    failure_code("expected the bytes behind a tensor untouched, got them overwritten"), *this);
+}
+
+void CudaDevice::write(void* target, const uint8_t* source, size_t bytes) {
+  if (bytes == 0 || ended_) return;
+  activate();
+  running_op_ = "write";
+  void* staged = bytes > STAGED_BYTES ? pinned_->take(bytes) : nullptr;
+  if (!staged) {
+    // Ordinary memory is copied to a buffer of the driver's before the call returns.
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream_));
+    return;
+  }
+  std::memcpy(staged, source, bytes);
+  check(cudaMemcpyAsync(target, staged, bytes, cudaMemcpyHostToDevice, stream_));
+  Task task{};
+  task.staged = staged;
+  push(std::move(task));
+}
+
+std::shared_ptr<void> CudaDevice::obtain_host(size_t bytes) {
+  activate();
+  void* data = pinned_->take(bytes);
+  if (!data) return nullptr;
+  return std::shared_ptr<void>(data, [pinned = pinned_](void* each) { pinned->give_back(each); });
+}
+
+void CudaDevice::copy_to_host(std::shared_ptr<void> target, const void* source, size_t bytes) {
+  activate();
+  running_op_ = "offload";
+  check(cudaMemcpyAsync(target.get(), source, bytes, cudaMemcpyDeviceToHost, stream_));
+  Task task{};
+  task.held = std::move(target);
+  push(std::move(task));
+}
+
+void CudaDevice::copy_from_host(void* target, std::shared_ptr<void> source, size_t bytes) {
+  activate();
+  running_op_ = "restore";
+  check(cudaMemcpyAsync(target, source.get(), bytes, cudaMemcpyHostToDevice, stream_));
+  Task task{};
+  task.held = std::move(source);
+  push(std::move(task));
+}
+
+void CudaDevice::deliver(const char* op, uint8_t* target, const void* source, size_t bytes,
+                         std::function<void(Failure)> done) {
+  if (ended_) return;
+  activate();
+  running_op_ = op;
+  Task task{};
+  task.target = target;
+  task.bytes = bytes;
+  task.done = std::move(done);
+  if (bytes > 0) {
+    task.staged = pinned_->take(bytes);
+    if (task.staged)
+      check(cudaMemcpyAsync(task.staged, source, bytes, cudaMemcpyDeviceToHost, stream_));
+    else
+      fail("expected enough page-locked host memory, got too little");
+  }
+  task.failure_word = static_cast<uint32_t*>(pinned_->take(sizeof(uint32_t)));
+  if (task.failure_word) {
+    check(cudaMemcpyAsync(task.failure_word, failure_word_, sizeof(uint32_t), cudaMemcpyDeviceToHost, stream_));
+    check(cudaMemsetAsync(failure_word_, 0, sizeof(uint32_t), stream_));
+  }
+  for (const char* each : recent_ops_) task.ops += (task.ops.empty() ? "" : ", ") + std::string(each);
+  recent_ops_.clear();
+  task.failure = std::exchange(failure_, Failure{});
+  push(std::move(task));
+}
+
+void CudaDevice::push(Task task) {
+  if (cudaEventCreateWithFlags(&task.event, cudaEventDisableTiming | cudaEventBlockingSync) != cudaSuccess ||
+      cudaEventRecord(task.event, stream_) != cudaSuccess)
+    cudaGetLastError();  // a broken device: waiting for the event tells
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  changed_.notify_all();
+}
+
+Failure CudaDevice::failure_of(Task& task, cudaError_t status) {
+  if (task.failure) return task.failure;
+  if (status != cudaSuccess)
+    return {task.ops.empty() ? "device" : task.ops,
+            std::string(cudaGetErrorString(status)) + " (TERNFLASH_SYNC=1 names the op that failed)"};
+  const uint32_t code = task.failure_word ? *task.failure_word : 0;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return code > 0 && code <= codes_.size() ? codes_[code - 1] : Failure{};
+}
+
+void CudaDevice::loop() {
+  activate();
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    if (tasks_.empty()) return;
+    Task task = std::move(tasks_.front());
+    tasks_.pop_front();
+    const bool wanted = !stopping_;
+    lock.unlock();
+    const cudaError_t status = task.event ? cudaEventSynchronize(task.event) : cudaErrorUnknown;
+    if (wanted && task.done) {
+      if (task.staged && status == cudaSuccess) std::memcpy(task.target, task.staged, task.bytes);
+      task.done(failure_of(task, status));
+    }
+    if (task.staged) pinned_->give_back(task.staged);
+    if (task.failure_word) pinned_->give_back(task.failure_word);
+    if (task.event) cudaEventDestroy(task.event);
+    task = Task{};
+    lock.lock();
+  }
+}
+
+void CudaDevice::wait() {
+  activate();
+  check(cudaStreamSynchronize(stream_));
+}
+
+void CudaDevice::shutdown() {
+  if (ended_) return;
+  ended_ = true;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  activate();
+  cudaStreamSynchronize(stream_);
+}
+
+}  // namespace ternflash

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// A GPU as a device: a CUDA stream is its queue. Only in builds with CUDA.
+
+#ifndef TERNFLASH_BINDING_CUDA_DEVICE_H_
+#define TERNFLASH_BINDING_CUDA_DEVICE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "../cuda/context.h"
+#include "device.h"
+
+namespace ternflash {
+
+struct CudaReport {
+  struct Gpu {
+    std::string name;
+    int capability = 0;  // 90 for 9.0
+    size_t bytes = 0;
+    std::string problem;  // empty if it can be used
+  };
+  int runtime_version = 0;  // 13000 for 13.0
+  int driver_version = 0;   // the newest runtime the driver supports, 0 without a driver
+  std::string problem;      // empty if the driver can be used
+  std::vector<Gpu> gpus;
+};
+
+// Never fails: what is wrong is in the report.
+CudaReport report_cuda();
+
+// Page-locked host memory, kept for reuse. Any thread may call any method.
+class PinnedMemory {
+ public:
+  ~PinnedMemory();
+  void* take(size_t bytes);  // null if there is too little
+  void give_back(void* data);
+
+ private:
+  std::mutex mutex_;
+  std::map<size_t, std::vector<void*>> kept_;  // by capacity
+  std::map<void*, size_t> taken_;
+  size_t kept_bytes_ = 0;
+};
+
+class CudaDevice final : public Device, public cuda::Context {
+ public:
+  // Null, and why, if the GPU cannot be used.
+  static std::shared_ptr<CudaDevice> open(int ordinal, std::string& problem);
+  ~CudaDevice() override;
+  CudaDevice(const CudaDevice&) = delete;
+  CudaDevice& operator=(const CudaDevice&) = delete;
+
+  // Lets an op launch its kernels. `op` must outlive the device (a literal).
+  void run(const char* op, const std::function<void(cuda::Context&)>& launch);
+
+  const std::string& memory_name() const override { return name_; }
+  void* obtain(size_t bytes) override;
+  void release(void* data) override;
+  void (*free_now() const)(void* data) override;
+  size_t free_bytes() const override;
+  bool keeps_freed_memory() const override { return true; }
+  void poison(void* data, size_t bytes, size_t guard_bytes) override;
+  void check_guard(const void* data, size_t bytes, size_t guard_bytes) override;
+  void write(void* target, const uint8_t* source, size_t bytes) override;
+  std::shared_ptr<void> obtain_host(size_t bytes) override;
+  void copy_to_host(std::shared_ptr<void> target, const void* source, size_t bytes) override;
+  void copy_from_host(void* target, std::shared_ptr<void> source, size_t bytes) override;
+  void deliver(const char* op, uint8_t* target, const void* source, size_t bytes,
+               std::function<void(Failure)> done) override;
+  void wait() override;
+  void shutdown() override;
+
+  const cuda::DeviceProperties& device() const override { return properties_; }
+  cudaStream_t stream() const override { return stream_; }
+  void* workspace(size_t bytes) override;
+  void fail(const char* message) override;
+  uint32_t* failure_word() const override { return failure_word_; }
+  uint32_t failure_code(const char* message) override;
+
+ private:
+  // Something to be done once the stream has come to an event.
+  struct Task {
+    cudaEvent_t event;
+    uint8_t* target;
+    void* staged;             // page-locked copy of what goes to target, or null
+    size_t bytes;
+    uint32_t* failure_word;   // page-locked copy, or null
+    Failure failure;          // found on the host
+    std::string ops;          // queued since the device was last waited for
+    std::function<void(Failure)> done;  // null for a task that only lets go of memory
+    std::shared_ptr<void> held;
+  };
+
+  explicit CudaDevice(int ordinal);
+  bool start(std::string& problem);
+  void activate() const;
+  // Records the failure of a call of the runtime; true if it succeeded.
+  bool check(cudaError_t status);
+  void push(Task task);
+  void loop();
+  Failure failure_of(Task& task, cudaError_t status);
+
+  std::string name_;
+  cuda::DeviceProperties properties_{};
+  cudaStream_t stream_ = nullptr;
+  uint32_t* failure_word_ = nullptr;
+  const char* running_op_ = "";
+  std::vector<void*> workspaces_;  // of the op that is being launched
+  std::vector<const char*> recent_ops_;
+  Failure failure_;
+  std::shared_ptr<PinnedMemory> pinned_ = std::make_shared<PinnedMemory>();
+  bool ended_ = false;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::deque<Task> tasks_;
+  std::vector<Failure> codes_;  // failure code i + 1
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace ternflash
+
+#endif  // TERNFLASH_BINDING_CUDA_DEVICE_H_
