@@ -711,6 +711,8 @@ export interface Backend extends BackendOps {
    * device's stream: a buffer may be freed while ops that use it are still queued.
    */
   allocate(bytes: number): BufferHandle | null;
+  /** Bytes the device could still give. */
+  freeBytes(): number;
   free(buffer: BufferHandle): void;
   /** Copies host bytes into the buffer, after the ops already queued; `bytes` may be changed as soon as the call returns. */
   write(buffer: BufferHandle, bytes: Uint8Array): void;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { freemem } from 'node:os';
 import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
-import { loadErrors, native } from './native.js';
+import { loadErrors, native, type CudaReport } from './native.js';
 import { createReferenceBackend } from './reference/index.js';
 
 /** A name that picks a device. `auto` is the best one present, resolved once. */
@@ -45,7 +44,7 @@ export class Device {
   allocate(op: string, bytes: number): BufferHandle {
     const buffer = this.backend.allocate(bytes);
     if (buffer === null) {
-      const free = freemem();
+      const free = this.backend.freeBytes();
       throw new OutOfMemoryError(
         `${op}: expected ${bytes} bytes of free memory on ${this.id}, got ${free} bytes free`,
         bytes,
@@ -160,8 +159,6 @@ export interface DeviceReport {
   reason: string;
 }
 
-const NO_CUDA = 'this build of ternflash has no CUDA kernels';
-
 const opened = new Map<string, Device>();
 let defaultDevice: Device | null = null;
 
@@ -174,10 +171,34 @@ function open(id: 'reference' | 'cpu'): Device {
   return found;
 }
 
+function cudaReport(): CudaReport {
+  return (
+    native?.cudaReport?.() ?? {
+      runtimeVersion: 0,
+      driverVersion: 0,
+      problem: native ? 'this build of ternflash has no CUDA kernels' : `no native addon (${loadErrors.join('; ')})`,
+      devices: [],
+    }
+  );
+}
+
+function openCuda(name: string): Device {
+  const ordinal = name === 'cuda' ? 0 : Number(name.slice('cuda:'.length));
+  const id = `cuda:${ordinal}`;
+  const found = opened.get(id);
+  if (found) return found;
+  const backend = native?.openCuda?.(ordinal) ?? (cudaReport().problem as string);
+  if (typeof backend === 'string')
+    throw new DeviceError(`device: expected a usable device, got ${name}: ${backend}`);
+  const device = new Device(id, 'cuda', backend);
+  opened.set(id, device);
+  return device;
+}
+
 /**
  * The device of that name. The same name always gives the same object.
  *
- * @param name `auto` (default device), `reference`, `cpu`, `cuda` or `cuda:N`.
+ * @param name `auto` (default device), `reference`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
  * @throws DeviceError if the name is unknown, or the device cannot be used on this machine; the message says why.
  */
 export function device(name: DeviceName | Device): Device {
@@ -189,20 +210,27 @@ export function device(name: DeviceName | Device): Device {
       throw new DeviceError(`device: expected a usable device, got cpu: no native addon (${loadErrors.join('; ')})`);
     return open('cpu');
   }
-  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) {
-    throw new DeviceError(`device: expected a usable device, got ${name}: ${NO_CUDA}`);
-  }
+  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) return openCuda(name);
   throw new DeviceError(`device: expected auto, reference, cpu, cuda or cuda:N, got ${JSON.stringify(name)}`);
 }
 
 /** Every device, with whether and why it can or cannot be used. */
 export function devices(): DeviceReport[] {
   const chosen = getDefaultDevice().id;
+  const cuda = cudaReport();
+  const gpus = cuda.devices.map(({ name, capability, bytes, problem }, ordinal) => ({
+    id: `cuda:${ordinal}`,
+    available: problem === null,
+    isDefault: chosen === `cuda:${ordinal}`,
+    reason:
+      problem ??
+      `${name}, ${(bytes / 2 ** 30).toFixed(0)} GiB, compute capability ${Math.floor(capability / 10)}.${capability % 10}`,
+  }));
   const cpu = native
     ? `native kernels for ${native.isa}, ${native.threads()} threads`
     : `no native addon (${loadErrors.join('; ')})`;
   return [
-    { id: 'cuda', available: false, isDefault: false, reason: NO_CUDA },
+    ...(gpus.length > 0 ? gpus : [{ id: 'cuda', available: false, isDefault: false, reason: cuda.problem as string }]),
     { id: 'cpu', available: native !== null, isDefault: chosen === 'cpu', reason: cpu },
     { id: 'reference', available: true, isDefault: chosen === 'reference', reason: 'plain TypeScript, always present' },
   ];
@@ -210,7 +238,10 @@ export function devices(): DeviceReport[] {
 
 /** The device new tensors are made on: the best one present, unless {@link setDefaultDevice} said otherwise. */
 export function getDefaultDevice(): Device {
-  defaultDevice ??= open(native ? 'cpu' : 'reference');
+  if (!defaultDevice) {
+    const gpu = cudaReport().devices.findIndex(({ problem }) => problem === null);
+    defaultDevice = gpu >= 0 ? openCuda(`cuda:${gpu}`) : open(native ? 'cpu' : 'reference');
+  }
   return defaultDevice;
 }
 

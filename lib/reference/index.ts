@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { freemem } from 'node:os';
 import { types } from 'node:util';
 import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from '../backend.js';
 import { adamw } from './adamw.js';
@@ -51,6 +52,7 @@ export function createReferenceBackend(): Backend {
   }
 
   return {
+    freeBytes: freemem,
     allocate(bytes: number): BufferHandle | null {
       try {
         return { bytes: new Uint8Array(bytes) } satisfies ReferenceBuffer;
