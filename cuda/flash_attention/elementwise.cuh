@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// Flash attention without tensor cores, for every dtype: what float32 runs on, and what takes the head dims for which a GPU has too little
+// shared memory for the other kernels. Inputs are widened to float32 in shared memory, everything is float32 from there.
+//
+// 256 threads take a tile of R queries and R keys (R = 32, or 16 for head dims above 128), 256 / R threads a row.
+
+#ifndef TERNFLASH_CUDA_FLASH_ATTENTION_ELEMENTWISE_CUH_
+#define TERNFLASH_CUDA_FLASH_ATTENTION_ELEMENTWISE_CUH_
+
+#include "arguments.h"
+#include "score.h"
+
+namespace ternflash::cuda {
+
+constexpr int ELEMENTWISE_THREADS = 256;
+
+template <int D>
+struct Elementwise {
+  static constexpr int R = D > 128 ? 16 : 32;
+  static constexpr int LANES = ELEMENTWISE_THREADS / R;  // threads a row
+  static constexpr int SCORES = R / LANES;               // scores a thread
+  static constexpr int FEATURES = D / LANES;             // features of a row a thread
+  static constexpr int STRIDE = D + 4;                   // floats from row to row in shared memory
+  static constexpr int TILE = R * STRIDE;
+  // `tiles` of inputs and two of scores.
+  static constexpr int shared_bytes(int tiles) { return (tiles * TILE + 2 * R * (R + 1)) * 4; }
+};
+
+template <int D, class T>
+__device__ __forceinline__ void load_floats(float* tile_smem, const T* rows_gmem, int row_stride, int valid_rows, int head_dim) {
+  using E = Elementwise<D>;
+  for (int i = threadIdx.x; i < E::R * D; i += ELEMENTWISE_THREADS) {
+    const int row = i / D;
+    const int column = i % D;
+    tile_smem[row * E::STRIDE + column] =
+        row < valid_rows && column < head_dim ? static_cast<float>(rows_gmem[int64_t(row) * row_stride + column]) : 0.0f;
+  }
+}
+
+template <int D>
+__device__ __forceinline__ float dot(const float* a, const float* b) {
+  float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 8
+  for (int i = 0; i < D; i += 4) {
+    const float4 x = *reinterpret_cast<const float4*>(a + i);
+    const float4 y = *reinterpret_cast<const float4*>(b + i);
+    sum.x = fmaf(x.x, y.x, sum.x);
+    sum.y = fmaf(x.y, y.y, sum.y);
+    sum.z = fmaf(x.z, y.z, sum.z);
+    sum.w = fmaf(x.w, y.w, sum.w);
+  }
+  return (sum.x + sum.y) + (sum.z + sum.w);
+}
+
+// The score of a query and a key in the natural exponent, and its derivative by the product; -Infinity if the key is not seen.
+__device__ __forceinline__ float score_exact(const AttentionArguments& args, const Problem& problem, float product, float slope,
+                                             int query, int key, float& derivative) {
+  const int center = query + problem.diagonal;
+  derivative = 1.0f;
+  if (key >= problem.keys || (args.window_left >= 0 && key < center - args.window_left) ||
+      (args.window_right >= 0 && key > center + args.window_right))
+    return -INFINITY;
+  float score = product * args.scale;
+  if (args.softcap > 0.0f) {
+    const float t = tanhf(score / args.softcap);
+    score = args.softcap * t;
+    derivative = (1.0f - t) * (1.0f + t);
+  }
+  return score - slope * static_cast<float>(abs(center - key));
+}
+
+// The factor of a probability under dropout.
+__device__ __forceinline__ float keep_factor(const AttentionArguments& args, const Problem& problem, int query, int key) {
+  if (args.drop_threshold == 0) return 1.0f;
+  const uint4 numbers = drop_numbers(args, problem.drop_row + query, key / 32, key % 8 / 2);
+  return dropped(args, word_of(numbers, key % 32 / 8), key % 2)
+             ? 0.0f
+             : 65536.0f / static_cast<float>(65536 - args.drop_threshold);
+}
+
+template <class T>
+__device__ __forceinline__ float sink_of(const AttentionArguments& args, int head) {
+  return args.sinks_float32 ? static_cast<const float*>(args.sinks)[head]
+                            : static_cast<float>(static_cast<const T*>(args.sinks)[head]);
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+    attention_forward_elementwise(const __grid_constant__ AttentionArguments args) {
+  using E = Elementwise<D>;
+  extern __shared__ __align__(16) float tiles[];
+  float* q_smem = tiles;
+  float* k_smem = q_smem + E::TILE;
+  float* v_smem = k_smem + E::TILE;
+  float* p_smem = v_smem + E::TILE;  // [R, R + 1]
+  const int head = blockIdx.y;
+  const int batch = blockIdx.z;
+  const Problem problem(args, batch, head);
+  const int first_query = (gridDim.x - 1 - blockIdx.x) * E::R;
+  if (first_query >= problem.queries) return;
+  const int row = threadIdx.x / E::LANES;
+  const int lane = threadIdx.x % E::LANES;  // of the row
+  const int query = first_query + row;
+  const int last_query = min(first_query + E::R, problem.queries) - 1;
+  const int keys_end = problem.keys_end(args, last_query);
+  const float slope = args.slopes ? args.slopes[batch * args.slope_batch + head] : 0.0f;
+
+  load_floats<D>(q_smem, static_cast<const T*>(args.q) + problem.q_start + int64_t(first_query) * args.query_row,
+                 args.query_row, problem.queries - first_query, args.head_dim);
+  float out[E::FEATURES];
+#pragma unroll
+  for (int i = 0; i < E::FEATURES; i++) out[i] = 0.0f;
+  float largest = -INFINITY;
+  float sum = 0.0f;
+  for (int first_key = problem.keys_begin(args, first_query) / E::R * E::R; first_key < keys_end; first_key += E::R) {
+    __syncthreads();  // all are done with the tiles before
+    const int64_t start = problem.k_start + int64_t(first_key) * args.key_row;
+    load_floats<D>(k_smem, static_cast<const T*>(args.k) + start, args.key_row, problem.keys - first_key, args.head_dim);
+    load_floats<D>(v_smem, static_cast<const T*>(args.v) + start, args.key_row, problem.keys - first_key, args.head_dim);
+    __syncthreads();
+    float s[E::SCORES];
+    float tile_largest = largest;
+#pragma unroll
+    for (int i = 0; i < E::SCORES; i++) {
+      const int key = lane + i * E::LANES;
+      float derivative;
+      s[i] = score_exact(args, problem, dot<D>(q_smem + row * E::STRIDE, k_smem + key * E::STRIDE), slope, query,
+                         first_key + key, derivative);
+      tile_largest = fmaxf(tile_largest, s[i]);
+    }
+#pragma unroll
+    for (int offset = E::LANES / 2; offset > 0; offset /= 2)
+      tile_largest = fmaxf(tile_largest, __shfl_xor_sync(0xffffffff, tile_largest, offset));
+    const float base = tile_largest == -INFINITY ? 0.0f : tile_largest;
+    const float shrink = expf(largest - base);
+    largest = tile_largest;
+    float part = 0.0f;
+#pragma unroll
+    for (int i = 0; i < E::SCORES; i++) {
+      const int key = lane + i * E::LANES;
+      const float p = expf(s[i] - base);
+      part += p;
+      p_smem[row * (E::R + 1) + key] = p * keep_factor(args, problem, query, first_key + key);
+    }
+#pragma unroll
+    for (int offset = E::LANES / 2; offset > 0; offset /= 2) part += __shfl_xor_sync(0xffffffff, part, offset);
+    sum = sum * shrink + part;
+    __syncwarp();  // the row's probabilities are there for its threads, which are of one warp
+#pragma unroll
+    for (int i = 0; i < E::FEATURES; i++) out[i] *= shrink;
+    for (int key = 0; key < E::R; key++) {
+      const float p = p_smem[row * (E::R + 1) + key];
+#pragma unroll
+      for (int i = 0; i < E::FEATURES; i++) out[i] = fmaf(p, v_smem[key * E::STRIDE + lane + i * E::LANES], out[i]);
+    }
+  }
+  if (query >= problem.queries) return;
+  float weight = 1.0f;
+  if (args.sinks) {
+    const float sink = sink_of<T>(args, head);
+    const float larger = fmaxf(largest, sink);
+    weight = expf(largest - larger);
+    sum = sum * weight + expf(sink - larger);
+    largest = larger;
+  }
+  const float inverse = sum > 0.0f ? weight / sum : 0.0f;
+  if (lane == 0) args.lse[problem.lse_start + query] = sum > 0.0f ? largest + logf(sum) : -INFINITY;
+  T* out_row = static_cast<T*>(args.out) + problem.q_start + int64_t(query) * args.query_row;
+#pragma unroll
+  for (int i = 0; i < E::FEATURES; i++) {
+    const int feature = lane + i * E::LANES;
+    if (feature < args.head_dim) out_row[feature] = static_cast<T>(out[i] * inverse);
+  }
+}
+
+// P (as the values were weighted) and dS of a tile, transposed if the rows are keys: [R, R + 1] each, from tiles of Q, K, dOut and V.
+template <class T, int D, bool KEY_ROWS>
+__device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments& args, const Problem& problem, float slope,
+                                                const float* q_smem, const float* k_smem, const float* v_smem,
+                                                const float* d_out_smem, float* p_smem, float* ds_smem, int first_query,
+                                                int first_key) {
+  using E = Elementwise<D>;
+  const int row = threadIdx.x / E::LANES;
+  const int lane = threadIdx.x % E::LANES;
+#pragma unroll
+  for (int i = 0; i < E::SCORES; i++) {
+    const int other = lane + i * E::LANES;
+    const int query = KEY_ROWS ? other : row;
+    const int key = KEY_ROWS ? row : other;
+    float p = 0.0f;
+    float ds = 0.0f;
+    if (first_query + query < problem.queries) {
+      float derivative;
+      const float score =
+          score_exact(args, problem, dot<D>(q_smem + query * E::STRIDE, k_smem + key * E::STRIDE), slope,
+                      first_query + query, first_key + key, derivative);
+      if (score > -INFINITY) {
+        const int64_t statistic = problem.lse_start + first_query + query;
+        const float keep = keep_factor(args, problem, first_query + query, first_key + key);
+        const float dp = dot<D>(d_out_smem + query * E::STRIDE, v_smem + key * E::STRIDE);
+        p = expf(score - args.lse[statistic]);
+        ds = p * (dp * keep - args.delta[statistic]) * derivative;
+        p *= keep;
+      }
+    }
+    p_smem[row * (E::R + 1) + other] = p;
+    ds_smem[row * (E::R + 1) + other] = ds;
+  }
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+    attention_backward_keys_elementwise(const __grid_constant__ AttentionBackwardArguments args) {
+  using E = Elementwise<D>;
+  extern __shared__ __align__(16) float tiles[];
+  float* q_smem = tiles;
+  float* k_smem = q_smem + E::TILE;
+  float* v_smem = k_smem + E::TILE;
+  float* d_out_smem = v_smem + E::TILE;
+  float* p_smem = d_out_smem + E::TILE;
+  float* ds_smem = p_smem + E::R * (E::R + 1);
+  const int key_head = blockIdx.y;
+  const int batch = blockIdx.z;
+  const int first_key = blockIdx.x * E::R;
+  const int row = threadIdx.x / E::LANES;
+  const int lane = threadIdx.x % E::LANES;
+  float d_k[E::FEATURES];
+  float d_v[E::FEATURES];
+#pragma unroll
+  for (int i = 0; i < E::FEATURES; i++) d_k[i] = d_v[i] = 0.0f;
+  const Problem first(args, batch, key_head * args.heads_per_key_head);
+  if (first_key >= first.keys) return;
+  const int64_t start = first.k_start + int64_t(first_key) * args.key_row;
+  load_floats<D>(k_smem, static_cast<const T*>(args.k) + start, args.key_row, first.keys - first_key, args.head_dim);
+  load_floats<D>(v_smem, static_cast<const T*>(args.v) + start, args.key_row, first.keys - first_key, args.head_dim);
+  const int last_key = min(first_key + E::R, first.keys) - 1;
+  for (int member = 0; member < args.heads_per_key_head; member++) {
+    const int head = key_head * args.heads_per_key_head + member;
+    const Problem problem(args, batch, head);
+    const float slope = args.slopes ? args.slopes[batch * args.slope_batch + head] : 0.0f;
+    const int queries_end = problem.queries_end(args, last_key);
+    for (int first_query = problem.queries_begin(args, first_key) / E::R * E::R; first_query < queries_end;
+         first_query += E::R) {
+      __syncthreads();  // all are done with the tiles before
+      const int64_t query_start = problem.q_start + int64_t(first_query) * args.query_row;
+      load_floats<D>(q_smem, static_cast<const T*>(args.q) + query_start, args.query_row, problem.queries - first_query,
+                     args.head_dim);
+      load_floats<D>(d_out_smem, static_cast<const T*>(args.d_out) + query_start, args.query_row,
+                     problem.queries - first_query, args.head_dim);
+      __syncthreads();
+      gradient_scores<T, D, true>(args, problem, slope, q_smem, k_smem, v_smem, d_out_smem, p_smem, ds_smem,
+                                  first_query, first_key);
+      __syncwarp();  // a row's threads are of one warp
+      for (int query = 0; query < E::R; query++) {
+        const float p = p_smem[row * (E::R + 1) + query];
+        const float ds = ds_smem[row * (E::R + 1) + query];
+#pragma unroll
+        for (int i = 0; i < E::FEATURES; i++) {
+          d_v[i] = fmaf(p, d_out_smem[query * E::STRIDE + lane + i * E::LANES], d_v[i]);
+          d_k[i] = fmaf(ds, q_smem[query * E::STRIDE + lane + i * E::LANES], d_k[i]);
+        }
+      }
+    }
+  }
+  if (first_key + row >= first.keys) return;
+  const int64_t target = start + int64_t(row) * args.key_row;
+#pragma unroll
+  for (int i = 0; i < E::FEATURES; i++) {
+    const int feature = lane + i * E::LANES;
+    if (feature >= args.head_dim) continue;
+    static_cast<T*>(args.d_k)[target + feature] = static_cast<T>(d_k[i] * args.scale);
+    static_cast<T*>(args.d_v)[target + feature] = static_cast<T>(d_v[i]);
+  }
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+    attention_backward_queries_elementwise(const __grid_constant__ AttentionBackwardArguments args, T* d_q) {
+  using E = Elementwise<D>;
+  extern __shared__ __align__(16) float tiles[];
+  float* q_smem = tiles;
+  float* k_smem = q_smem + E::TILE;
+  float* v_smem = k_smem + E::TILE;
+  float* d_out_smem = v_smem + E::TILE;
+  float* p_smem = d_out_smem + E::TILE;
+  float* ds_smem = p_smem + E::R * (E::R + 1);
+  const int head = blockIdx.y;
+  const int batch = blockIdx.z;
+  const Problem problem(args, batch, head);
+  const int first_query = (gridDim.x - 1 - blockIdx.x) * E::R;
+  if (first_query >= problem.queries) return;
+  const int row = threadIdx.x / E::LANES;
+  const int lane = threadIdx.x % E::LANES;
+  const int last_query = min(first_query + E::R, problem.queries) - 1;
+  const int keys_end = problem.keys_end(args, last_query);
+  const float slope = args.slopes ? args.slopes[batch * args.slope_batch + head] : 0.0f;
+  const int64_t start = problem.q_start + int64_t(first_query) * args.query_row;
+  load_floats<D>(q_smem, static_cast<const T*>(args.q) + start, args.query_row, problem.queries - first_query, args.head_dim);
+  load_floats<D>(d_out_smem, static_cast<const T*>(args.d_out) + start, args.query_row, problem.queries - first_query,
+                 args.head_dim);
+  float sum[E::FEATURES];
+#pragma unroll
+  for (int i = 0; i < E::FEATURES; i++) sum[i] = 0.0f;
+  for (int first_key = problem.keys_begin(args, first_query) / E::R * E::R; first_key < keys_end; first_key += E::R) {
+    __syncthreads();  // all are done with the tiles before
+    const int64_t key_start = problem.k_start + int64_t(first_key) * args.key_row;
+    load_floats<D>(k_smem, static_cast<const T*>(args.k) + key_start, args.key_row, problem.keys - first_key, args.head_dim);
+    load_floats<D>(v_smem, static_cast<const T*>(args.v) + key_start, args.key_row, problem.keys - first_key, args.head_dim);
+    __syncthreads();
+    gradient_scores<T, D, false>(args, problem, slope, q_smem, k_smem, v_smem, d_out_smem, p_smem, ds_smem, first_query,
+                                 first_key);
+    __syncwarp();
+    for (int key = 0; key < E::R; key++) {
+      const float ds = ds_smem[row * (E::R + 1) + key];
+#pragma unroll
+      for (int i = 0; i < E::FEATURES; i++) sum[i] = fmaf(ds, k_smem[key * E::STRIDE + lane + i * E::LANES], sum[i]);
+    }
+  }
+  if (first_query + row >= problem.queries) return;
+#pragma unroll
+  for (int i = 0; i < E::FEATURES; i++) {
+    const int feature = lane + i * E::LANES;
+    if (feature < args.head_dim) d_q[start + int64_t(row) * args.query_row + feature] = static_cast<T>(sum[i] * args.scale);
+  }
+}
+
+}  // namespace ternflash::cuda
+
+#endif  // TERNFLASH_CUDA_FLASH_ATTENTION_ELEMENTWISE_CUH_

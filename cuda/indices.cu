@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+#include "indices.h"
+#include "vector.h"
+
+namespace ternflash::cuda {
+
+namespace {
+
+constexpr int CHECK_THREADS = 1024;
+
+// One block: the word is written without having been cleared.
+__global__ void __launch_bounds__(CHECK_THREADS)
+    check_indices_kernel(const int32_t* indices, int64_t count, int64_t size, bool has_other, int32_t other,
+                         uint32_t* wrong, uint32_t* failure_word, uint32_t failure_code) {
+  const auto is_wrong = [&](int32_t index) { return (index < 0 || index >= size) && !(has_other && index == other); };
+  bool found = false;
+  const int64_t vectors = count / 4;
+#pragma unroll 4
+  for (int64_t vector = threadIdx.x; vector < vectors; vector += CHECK_THREADS) {
+    const Chunk<int32_t, 4> chunk = load_chunk<4>(indices + 4 * vector);
+#pragma unroll
+    for (int i = 0; i < 4; i++) found = found || is_wrong(chunk.elements[i]);
+  }
+  const int64_t last = 4 * vectors + threadIdx.x;
+  if (last < count) found = found || is_wrong(indices[last]);
+  const bool any = __syncthreads_or(found);
+  if (threadIdx.x > 0) return;
+  *wrong = any;
+  if (any) atomicCAS(failure_word, 0u, failure_code);
+}
+
+}  // namespace
+
+const uint32_t* check_indices(const int32_t* indices, int64_t count, int64_t size, const int32_t* other,
+                              const char* message, Context& context) {
+  uint32_t* wrong = static_cast<uint32_t*>(context.workspace(sizeof(uint32_t)));
+  if (!wrong) return nullptr;
+  check_indices_kernel<<<1, CHECK_THREADS, 0, context.stream()>>>(indices, count, size, other != nullptr,
+                                                                  other ? *other : 0, wrong, context.failure_word(),
+                                                                  context.failure_code(message));
+  return wrong;
+}
+
+}  // namespace ternflash::cuda

@@ -1,0 +1,38 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// Builds the addon with CUDA inside, into cuda/build. TERNFLASH_CUDA_ARCHITECTURES names other architectures than all supported ones,
+// for example 90-real. A kernel that spills registers fails the build.
+'use strict';
+const { spawnSync } = require('node:child_process');
+const path = require('node:path');
+
+const root = path.join(__dirname, '..');
+const cmakeJs = require.resolve('cmake-js/bin/cmake-js', { paths: [root] });
+const architectures = process.env.TERNFLASH_CUDA_ARCHITECTURES ?? '';
+
+function run(...step) {
+  const options = { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 };
+  const { status, stdout } = spawnSync(process.execPath, [cmakeJs, ...step, '-O', 'cuda/build'], options);
+  if (status !== 0) {
+    console.error(stdout.trim().split('\n').slice(-40).join('\n'));
+    process.exit(status ?? 1);
+  }
+  return stdout;
+}
+
+run('configure', '--CDTERNFLASH_CUDA=ON', `--CDTERNFLASH_CUDA_ARCHITECTURES=${architectures}`);
+const log = run('build', '-p', '2');
+// What the assembler says of each kernel: its name, then its frame and spills.
+const spilling = [];
+let kernel = '';
+for (const line of log.split('\n')) {
+  kernel = /Compiling entry function '(\w+)'/.exec(line)?.[1] ?? kernel;
+  if (/[1-9]\d* bytes spill/.test(line)) spilling.push(`${kernel}: ${line.trim()}`);
+}
+if (spilling.length > 0) {
+  console.error(`ternflash: kernels that spill registers:\n${spilling.join('\n')}`);
+  process.exit(1);
+}
+console.log('ternflash: addon with CUDA built');
