@@ -23,6 +23,11 @@ std::string capability_text(int capability) {
   return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
 }
 
+void replace(std::string& text, const std::string& name, const std::string& by) {
+  const size_t at = text.find(name);
+  if (at != std::string::npos) text.replace(at, name.size(), by);
+}
+
 }  // namespace
 
 CudaReport report_cuda() {
@@ -131,8 +136,8 @@ bool CudaDevice::start(std::string& problem) {
   attribute(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   attribute(l2, cudaDevAttrL2CacheSize);
   if (status == cudaSuccess) status = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
-  if (status == cudaSuccess) status = cudaMalloc(reinterpret_cast<void**>(&failure_word_), sizeof(uint32_t));
-  if (status == cudaSuccess) status = cudaMemsetAsync(failure_word_, 0, sizeof(uint32_t), stream_);
+  if (status == cudaSuccess) status = cudaMalloc(reinterpret_cast<void**>(&failure_record_), sizeof(cuda::FailureRecord));
+  if (status == cudaSuccess) status = cudaMemsetAsync(failure_record_, 0, sizeof(cuda::FailureRecord), stream_);
   if (status == cudaSuccess) status = cuda::probe_kernels();
   if (status == cudaSuccess) {
     // Workspace of the ops comes from the device's pool, in the order of the stream; keep what it has.
@@ -157,7 +162,7 @@ bool CudaDevice::start(std::string& problem) {
 
 CudaDevice::~CudaDevice() {
   shutdown();
-  if (failure_word_) cudaFree(failure_word_);
+  if (failure_record_) cudaFree(failure_record_);
   if (stream_) cudaStreamDestroy(stream_);
 }
 
@@ -307,10 +312,11 @@ void CudaDevice::deliver(const char* op, uint8_t* target, const void* source, si
     else
       fail("expected enough page-locked host memory, got too little");
   }
-  task.failure_word = static_cast<uint32_t*>(pinned_->take(sizeof(uint32_t)));
-  if (task.failure_word) {
-    check(cudaMemcpyAsync(task.failure_word, failure_word_, sizeof(uint32_t), cudaMemcpyDeviceToHost, stream_));
-    check(cudaMemsetAsync(failure_word_, 0, sizeof(uint32_t), stream_));
+  task.failure_record = static_cast<cuda::FailureRecord*>(pinned_->take(sizeof(cuda::FailureRecord)));
+  if (task.failure_record) {
+    check(cudaMemcpyAsync(task.failure_record, failure_record_, sizeof(cuda::FailureRecord), cudaMemcpyDeviceToHost,
+                          stream_));
+    check(cudaMemsetAsync(failure_record_, 0, sizeof(cuda::FailureRecord), stream_));
   }
   for (const char* each : recent_ops_) task.ops += (task.ops.empty() ? "" : ", ") + std::string(each);
   recent_ops_.clear();
@@ -334,9 +340,16 @@ Failure CudaDevice::failure_of(Task& task, cudaError_t status) {
   if (status != cudaSuccess)
     return {task.ops.empty() ? "device" : task.ops,
             std::string(cudaGetErrorString(status)) + " (TERNFLASH_SYNC=1 names the op that failed)"};
-  const uint32_t code = task.failure_word ? *task.failure_word : 0;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return code > 0 && code <= codes_.size() ? codes_[code - 1] : Failure{};
+  if (!task.failure_record || task.failure_record->code == 0) return {};
+  Failure failure;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (task.failure_record->code > codes_.size()) return {};
+    failure = codes_[task.failure_record->code - 1];
+  }
+  replace(failure.message, "{value}", std::to_string(task.failure_record->value));
+  replace(failure.message, "{position}", std::to_string(task.failure_record->position));
+  return failure;
 }
 
 void CudaDevice::loop() {
@@ -355,7 +368,7 @@ void CudaDevice::loop() {
       task.done(failure_of(task, status));
     }
     if (task.staged) pinned_->give_back(task.staged);
-    if (task.failure_word) pinned_->give_back(task.failure_word);
+    if (task.failure_record) pinned_->give_back(task.failure_record);
     if (task.event) cudaEventDestroy(task.event);
     task = Task{};
     lock.lock();

@@ -83,7 +83,7 @@ class CudaDevice final : public Device, public cuda::Context {
   cudaStream_t stream() const override { return stream_; }
   void* workspace(size_t bytes) override;
   void fail(const char* message) override;
-  uint32_t* failure_word() const override { return failure_word_; }
+  cuda::FailureRecord* failure_record() const override { return failure_record_; }
   uint32_t failure_code(const char* message) override;
 
  private:
@@ -93,7 +93,7 @@ class CudaDevice final : public Device, public cuda::Context {
     uint8_t* target;
     void* staged;             // page-locked copy of what goes to target, or null
     size_t bytes;
-    uint32_t* failure_word;   // page-locked copy, or null
+    cuda::FailureRecord* failure_record;  // page-locked copy, or null
     Failure failure;          // found on the host
     std::string ops;          // queued since the device was last waited for
     std::function<void(Failure)> done;  // null for a task that only lets go of memory
@@ -112,7 +112,7 @@ class CudaDevice final : public Device, public cuda::Context {
   std::string name_;
   cuda::DeviceProperties properties_{};
   cudaStream_t stream_ = nullptr;
-  uint32_t* failure_word_ = nullptr;
+  cuda::FailureRecord* failure_record_ = nullptr;
   const char* running_op_ = "";
   std::vector<void*> workspaces_;  // of the op that is being launched
   std::vector<const char*> recent_ops_;

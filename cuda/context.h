@@ -21,6 +21,13 @@ struct DeviceProperties {
   size_t l2_bytes;
 };
 
+// A failure that only the data shows: what a kernel found, if anything.
+struct FailureRecord {
+  uint32_t code;     // Context::failure_code() of the message, 0 for none
+  int32_t value;     // put for {value} in the message
+  int64_t position;  // put for {position}
+};
+
 class Context {
  public:
   virtual ~Context() = default;
@@ -35,8 +42,8 @@ class Context {
   // Records that the op failed (the first message stays). The launcher should then return without writing its outputs.
   virtual void fail(const char* message) = 0;
 
-  // For failures that only the data shows: a kernel stores `failure_code(message)` in *failure_word() if it holds 0.
-  virtual uint32_t* failure_word() const = 0;
+  // Where a kernel records a failure, see failure.cuh, and the code of its message.
+  virtual FailureRecord* failure_record() const = 0;
   virtual uint32_t failure_code(const char* message) = 0;
 };
 

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "failure.cuh"
 #include "indices.h"
 #include "kernels.h"
 #include "loss_rows.cuh"
@@ -53,28 +54,30 @@ __global__ void __launch_bounds__(THREADS, THREADS > 512 ? 1 : 1024 / THREADS)
 
 __global__ void __launch_bounds__(SUM_THREADS)
     add_losses_kernel(const __grid_constant__ LossRule rule, const double* losses, const int32_t* targets, float* loss,
-                      float* count, float2* statistics, int64_t rows, int64_t cols, uint32_t* failure_word,
+                      float* count, float2* statistics, int64_t rows, int64_t cols, FailureRecord* failure,
                       uint32_t failure_code) {
   Group<SUM_THREADS> group;
   double total = 0.0;
   int counted = 0;
-  bool wrong = false;
+  __shared__ unsigned long long shared;
+  int64_t wrong = INT64_MAX;
   for (int64_t row = threadIdx.x; row < rows; row += SUM_THREADS) {
     const int32_t target = targets[row];
     const bool counts = target != rule.ignore_index;
-    wrong = wrong || (counts && (target < 0 || target >= cols));
+    if (counts && (target < 0 || target >= cols)) wrong = min(wrong, row);
     counted += counts;
     total += losses[row];
     if (rule.reduction == Reduction::NONE) loss[row] = static_cast<float>(losses[row]);
   }
-  if (__syncthreads_or(wrong)) {
+  if (__syncthreads_or(wrong != INT64_MAX)) {
     for (int64_t row = threadIdx.x; row < rows; row += SUM_THREADS) {
       statistics[row] = {0.0f, 0.0f};
       if (rule.reduction == Reduction::NONE || row == 0) loss[row] = 0.0f;
     }
+    wrong = first_position(wrong, &shared);
     if (threadIdx.x > 0) return;
     *count = 0.0f;
-    atomicCAS(failure_word, 0u, failure_code);
+    record_failure(failure, failure_code, targets[wrong], wrong);
     return;
   }
   total = group.reduce(total, Sum());
@@ -86,7 +89,7 @@ __global__ void __launch_bounds__(SUM_THREADS)
   *loss = static_cast<float>(mean ? total / static_cast<double>(counted) : total);
 }
 
-template <class T>
+template <class T, class Out>
 struct CrossEntropyBackwardArguments {
   LossRule rule;
   const T* logits;
@@ -94,19 +97,19 @@ struct CrossEntropyBackwardArguments {
   const float* count;
   const float2* statistics;
   const float* d_loss;
-  T* d_logits;
+  Out* d_logits;
   int64_t cols;
   const uint32_t* wrong;
 };
 
-template <class T, int THREADS, bool CAPPED>
+template <class T, class Out, int THREADS, bool CAPPED>
 __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
-    loss_backward_kernel(const __grid_constant__ CrossEntropyBackwardArguments<T> args) {
+    loss_backward_kernel(const __grid_constant__ CrossEntropyBackwardArguments<T, Out> args) {
   __shared__ LossGradient shared;
   const int64_t index = blockIdx.x;
   const int32_t target = args.targets[index];
   const T* logits = args.logits + index * args.cols;
-  T* d_logits = args.d_logits + index * args.cols;
+  Out* d_logits = args.d_logits + index * args.cols;
   if (target == args.rule.ignore_index || *args.wrong != 0) {
     clear_span<THREADS>(d_logits, args.cols, threadIdx.x);
     return;
@@ -129,14 +132,14 @@ __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
   });
   __syncthreads();  // the target's gradient is written last
   if (threadIdx.x == 0)
-    d_logits[target] = static_cast<T>(gradient_at_target<CAPPED>(static_cast<float>(logits[target]), shared));
+    d_logits[target] = static_cast<Out>(gradient_at_target<CAPPED>(static_cast<float>(logits[target]), shared));
 }
 
 }  // namespace
 
 void cross_entropy(const CrossEntropyParams& p, Context& context) {
   char message[128];
-  snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got one outside",
+  snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got {value} at row {position}",
            static_cast<long long>(p.cols - 1), p.rule.ignore_index);
   double* losses = static_cast<double*>(context.workspace(static_cast<size_t>(p.rows) * sizeof(double)));
   if (!losses) return;
@@ -157,31 +160,39 @@ void cross_entropy(const CrossEntropyParams& p, Context& context) {
   });
   add_losses_kernel<<<1, SUM_THREADS, 0, context.stream()>>>(rule, losses, targets, target_of<float>(p.loss),
                                                              target_of<float>(p.count), statistics, p.rows, p.cols,
-                                                             context.failure_word(), context.failure_code(message));
+                                                             context.failure_record(), context.failure_code(message));
 }
 
 void cross_entropy_backward(const CrossEntropyBackwardParams& p, Context& context) {
   char message[128];
-  snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got one outside",
+  snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got {value} at row {position}",
            static_cast<long long>(p.cols - 1), p.rule.ignore_index);
   const LossRule rule(p.rule);
   const int32_t* targets = data_of<int32_t>(p.targets);
   const uint32_t* wrong = check_indices(targets, p.rows, p.cols, &p.rule.ignore_index, message, context);
   if (!wrong) return;
-  with_float_type(p.logits.dtype, [&](auto type) {
+  const auto go = [&](auto type, auto out_type) {
     using T = typename decltype(type)::type;
-    const CrossEntropyBackwardArguments<T> args = {rule,
-                                                   data_of<T>(p.logits),
-                                                   targets,
-                                                   data_of<float>(p.count),
-                                                   data_of<float2>(p.statistics),
-                                                   data_of<float>(p.d_loss),
-                                                   target_of<T>(p.d_logits),
-                                                   p.cols,
-                                                   wrong};
+    using Out = typename decltype(out_type)::type;
+    const CrossEntropyBackwardArguments<T, Out> args = {rule,
+                                                        data_of<T>(p.logits),
+                                                        targets,
+                                                        data_of<float>(p.count),
+                                                        data_of<float2>(p.statistics),
+                                                        data_of<float>(p.d_loss),
+                                                        target_of<Out>(p.d_logits),
+                                                        p.cols,
+                                                        wrong};
     const unsigned rows = static_cast<unsigned>(p.rows);
-    rule.softcap > 0.0f ? loss_backward_kernel<T, 256, true><<<rows, 256, 0, context.stream()>>>(args)
-                        : loss_backward_kernel<T, 256, false><<<rows, 256, 0, context.stream()>>>(args);
+    rule.softcap > 0.0f ? loss_backward_kernel<T, Out, 256, true><<<rows, 256, 0, context.stream()>>>(args)
+                        : loss_backward_kernel<T, Out, 256, false><<<rows, 256, 0, context.stream()>>>(args);
+  };
+  with_float_type(p.d_logits.dtype, [&](auto type) {
+    // float32 logits may have a gradient of fewer bits (linear_cross_entropy.cu).
+    if (p.logits.dtype == DType::FLOAT32)
+      go(Type<float>{}, type);
+    else
+      go(type, type);
   });
 }
 

@@ -50,7 +50,7 @@ void launch(const EmbeddingParams& p, int64_t row_bytes, const uint32_t* wrong, 
 
 void embedding(const EmbeddingParams& p, Context& context) {
   char message[96];
-  snprintf(message, sizeof(message), "expected ids in 0..%lld, got one outside",
+  snprintf(message, sizeof(message), "expected ids in 0..%lld, got {value} at position {position}",
            static_cast<long long>(p.vocabulary - 1));
   const uint32_t* wrong = check_indices(data_of<int32_t>(p.ids), p.rows, p.vocabulary, nullptr, message, context);
   if (!wrong) return;

@@ -190,7 +190,7 @@ void launch(EmbeddingBackwardArguments<T> args, Context& context) {
 
 void embedding_backward(const EmbeddingBackwardParams& p, Context& context) {
   char message[96];
-  snprintf(message, sizeof(message), "expected ids in 0..%lld, got one outside",
+  snprintf(message, sizeof(message), "expected ids in 0..%lld, got {value} at position {position}",
            static_cast<long long>(p.vocabulary - 1));
   const int32_t* ids = data_of<int32_t>(p.ids);
   const uint32_t* wrong = check_indices(ids, p.rows, p.vocabulary, nullptr, message, context);

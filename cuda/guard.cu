@@ -3,14 +3,16 @@
 
 #include "guard.h"
 
+#include "failure.cuh"
+
 namespace ternflash::cuda {
 
 namespace {
 
 __global__ void check_guard_kernel(const uint8_t* bytes, size_t count, uint8_t value, uint32_t code,
-                                   uint32_t* failure_word) {
+                                   FailureRecord* failure) {
   for (size_t i = threadIdx.x; i < count; i += blockDim.x)
-    if (bytes[i] != value) atomicCAS(failure_word, 0u, code);
+    if (bytes[i] != value) record_failure(failure, code, 0, 0);
 }
 
 }  // namespace
@@ -21,7 +23,7 @@ cudaError_t probe_kernels() {
 }
 
 void check_guard(const uint8_t* bytes, size_t count, uint8_t value, uint32_t code, Context& context) {
-  check_guard_kernel<<<1, 64, 0, context.stream()>>>(bytes, count, value, code, context.failure_word());
+  check_guard_kernel<<<1, 64, 0, context.stream()>>>(bytes, count, value, code, context.failure_record());
 }
 
 }  // namespace ternflash::cuda

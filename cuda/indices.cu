@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+#include "failure.cuh"
 #include "indices.h"
 #include "vector.h"
 
@@ -13,22 +14,25 @@ constexpr int CHECK_THREADS = 1024;
 // One block: the word is written without having been cleared.
 __global__ void __launch_bounds__(CHECK_THREADS)
     check_indices_kernel(const int32_t* indices, int64_t count, int64_t size, bool has_other, int32_t other,
-                         uint32_t* wrong, uint32_t* failure_word, uint32_t failure_code) {
+                         uint32_t* wrong, FailureRecord* failure, uint32_t failure_code) {
   const auto is_wrong = [&](int32_t index) { return (index < 0 || index >= size) && !(has_other && index == other); };
-  bool found = false;
+  __shared__ unsigned long long shared;
+  int64_t found = INT64_MAX;
   const int64_t vectors = count / 4;
 #pragma unroll 4
   for (int64_t vector = threadIdx.x; vector < vectors; vector += CHECK_THREADS) {
     const Chunk<int32_t, 4> chunk = load_chunk<4>(indices + 4 * vector);
 #pragma unroll
-    for (int i = 0; i < 4; i++) found = found || is_wrong(chunk.elements[i]);
+    for (int i = 3; i >= 0; i--)
+      if (is_wrong(chunk.elements[i])) found = min(found, 4 * vector + i);
   }
   const int64_t last = 4 * vectors + threadIdx.x;
-  if (last < count) found = found || is_wrong(indices[last]);
-  const bool any = __syncthreads_or(found);
-  if (threadIdx.x > 0) return;
-  *wrong = any;
-  if (any) atomicCAS(failure_word, 0u, failure_code);
+  if (last < count && is_wrong(indices[last])) found = min(found, last);
+  const bool any = __syncthreads_or(found != INT64_MAX);
+  if (threadIdx.x == 0) *wrong = any;
+  if (!any) return;
+  found = first_position(found, &shared);
+  if (threadIdx.x == 0) record_failure(failure, failure_code, indices[found], found);
 }
 
 }  // namespace
@@ -38,7 +42,7 @@ const uint32_t* check_indices(const int32_t* indices, int64_t count, int64_t siz
   uint32_t* wrong = static_cast<uint32_t*>(context.workspace(sizeof(uint32_t)));
   if (!wrong) return nullptr;
   check_indices_kernel<<<1, CHECK_THREADS, 0, context.stream()>>>(indices, count, size, other != nullptr,
-                                                                  other ? *other : 0, wrong, context.failure_word(),
+                                                                  other ? *other : 0, wrong, context.failure_record(),
                                                                   context.failure_code(message));
   return wrong;
 }

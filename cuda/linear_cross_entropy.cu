@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// The cross entropy of x W^T + b. The logits are there for a chunk of rows at a time, in the dtype of x, and are computed anew for the
+// The cross entropy of x W^T + b. The logits are there for a chunk of rows at a time, as float32, and are computed anew for the
 // gradient (the idea of Liger-Kernel's fused linear cross entropy, 2024).
 
 #include <stdio.h>
@@ -32,7 +32,8 @@ Tensor workspace_of(Context& context, DType dtype, int64_t length) {
 
 void multiply_chunk(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& logits, int64_t rows,
                     const LinearCrossEntropyShape& shape, Context& context) {
-  matmul({x, weight, bias, logits, rows, shape.vocabulary, shape.features, false, true}, context);
+  matmul_onto({x, weight, bias, {}, rows, shape.vocabulary, shape.features, false, true}, target_of<float>(logits), false,
+              context);
 }
 
 // The rows' losses added in float64, thread t those of the rows t, t + 1024, ..., then a tree. Zeros after a wrong target.
@@ -77,7 +78,7 @@ __global__ void add_columns(const T* d_logits, int64_t rows, int64_t cols, float
 }
 
 void format_message(char (&message)[128], int64_t vocabulary, int32_t ignore_index) {
-  snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got one outside",
+  snprintf(message, sizeof(message), "expected targets in 0..%lld or ignoreIndex %d, got {value} at row {position}",
            static_cast<long long>(vocabulary - 1), ignore_index);
 }
 
@@ -91,7 +92,7 @@ void linear_cross_entropy(const LinearCrossEntropyParams& p, Context& context) {
   const uint32_t* wrong =
       check_indices(targets, shape.rows, shape.vocabulary, &p.rule.ignore_index, message, context);
   const int64_t chunk = rows_a_chunk(shape);
-  const Tensor logits = workspace_of(context, p.x.dtype, chunk * shape.vocabulary);
+  const Tensor logits = workspace_of(context, DType::FLOAT32, chunk * shape.vocabulary);
   const Tensor losses = workspace_of(context, DType::FLOAT32, shape.rows);
   const Tensor count = workspace_of(context, DType::FLOAT32, 1);
   if (!wrong || !logits.data || !losses.data || !count.data) return;
@@ -113,7 +114,7 @@ void linear_cross_entropy_backward(const LinearCrossEntropyBackwardParams& p, Co
   const LinearCrossEntropyShape& shape = p.shape;
   const int64_t chunk = rows_a_chunk(shape);
   const DType dtype = p.x.dtype;
-  const Tensor logits = workspace_of(context, dtype, chunk * shape.vocabulary);
+  const Tensor logits = workspace_of(context, DType::FLOAT32, chunk * shape.vocabulary);
   const Tensor d_logits = workspace_of(context, dtype, chunk * shape.vocabulary);
   // float32 gradients are summed where they belong.
   const auto sums_of = [&](const Tensor& gradient) {

@@ -142,6 +142,8 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_con
         const int column = first_column + warp_column + 8 * n + 2 * (lane % 4);
         float value[2] = {sum[m][n][2 * half], sum[m][n][2 * half + 1]};
         const int64_t index = int64_t(row) * args.n + column;
+        if (args.bias)
+          for (int e = 0; e < 2 && column + e < args.n; e++) value[e] += static_cast<float>(args.bias[column + e]);
         if (args.partial) {
           float* target = args.partial + int64_t(blockIdx.y) * args.m * args.n + index;
           if (args.adds)
@@ -152,8 +154,6 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_con
             for (int e = 0; e < 2 && column + e < args.n; e++) target[e] = value[e];
           continue;
         }
-        if (args.bias)
-          for (int e = 0; e < 2 && column + e < args.n; e++) value[e] += static_cast<float>(args.bias[column + e]);
         if (column + 1 < args.n && args.n % 2 == 0)
           *reinterpret_cast<uint32_t*>(args.out + index) = pack<T>(value[0], value[1]);
         else
@@ -253,11 +253,11 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
       const int column = first_column + j / 4 * 64 + 4 * tx + j % 4;
       if (column >= args.n) continue;
       const int64_t index = int64_t(row) * args.n + column;
+      const float value = args.bias ? sum[i][j] + args.bias[column] : sum[i][j];
       if (args.partial)
-        args.partial[int64_t(blockIdx.y) * args.m * args.n + index] =
-            args.adds ? sum[i][j] + args.partial[index] : sum[i][j];
+        args.partial[int64_t(blockIdx.y) * args.m * args.n + index] = args.adds ? value + args.partial[index] : value;
       else
-        args.out[index] = args.bias ? sum[i][j] + args.bias[column] : sum[i][j];
+        args.out[index] = value;
     }
   }
 }
@@ -305,8 +305,10 @@ void launch(const MatmulParams& p, Context& context, const Sums& sums, Kernel ke
   args.k_per_split = ((args.k + splits - 1) / splits + bk - 1) / bk * bk;
   args.partial = sums.data;
   args.adds = sums.adds;
+  MatmulArguments<T> all = args;
   if (splits > 1) {
-    args.partial = static_cast<float*>(context.workspace(size_t(splits) * p.m * p.n * sizeof(float)));
+    args.bias = nullptr;  // added with the parts
+    all.partial = args.partial = static_cast<float*>(context.workspace(size_t(splits) * p.m * p.n * sizeof(float)));
     if (!args.partial) return;
   }
   if (shared_bytes > 48 << 10)
@@ -314,7 +316,7 @@ void launch(const MatmulParams& p, Context& context, const Sums& sums, Kernel ke
   kernel<<<dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(splits)), threads, shared_bytes, context.stream()>>>(args);
   if (splits > 1) {
     const int64_t blocks = std::min<int64_t>((p.m * p.n + 255) / 256, 16 * context.device().multiprocessors);
-    matmul_add_parts<T><<<static_cast<unsigned>(blocks), 256, 0, context.stream()>>>(args, splits);
+    matmul_add_parts<T><<<static_cast<unsigned>(blocks), 256, 0, context.stream()>>>(all, splits);
   }
 }
 

@@ -9,7 +9,7 @@
 
 namespace ternflash::cuda {
 
-// The product of p.a and p.b as float32 [m, n] in `sums` instead of p.out, and added to what is there if `adds`. No bias.
+// The product of p.a and p.b, + p.bias, as float32 [m, n] in `sums` instead of p.out, and added to what is there if `adds`.
 void matmul_onto(const MatmulParams& p, float* sums, bool adds, Context& context);
 
 }  // namespace ternflash::cuda

@@ -56,15 +56,15 @@ __device__ __forceinline__ void for_span(const T* run, int64_t count, int thread
   }
 }
 
-// out = what body(values) makes of elements of x, by THREADS threads; out lies as x does to multiples of 16 bytes.
-template <int THREADS, int UNROLL, class T, class Body>
-__device__ __forceinline__ void map_span(const T* x, T* out, int64_t count, int thread, const Body& body) {
+// out = what body(values) makes of elements of x, by THREADS threads; out lies as x does to multiples of LANES<T> elements.
+template <int THREADS, int UNROLL, class T, class Out, class Body>
+__device__ __forceinline__ void map_span(const T* x, Out* out, int64_t count, int thread, const Body& body) {
   constexpr int W = LANES<T>;
   const int head = head_of(x, count);
   const auto single = [&](int64_t index) {
     float value[1] = {static_cast<float>(x[index])};
     body(value);
-    out[index] = static_cast<T>(value[0]);
+    out[index] = static_cast<Out>(value[0]);
   };
   if (thread < head) single(thread);
   const int64_t vectors = (count - head) / W;

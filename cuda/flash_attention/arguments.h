@@ -39,6 +39,7 @@ struct AttentionArguments {
   bool top_left;
 
   float softcap;        // 0: none
+  float to_softcap;     // scale / softcap
   const float* slopes;  // ALiBi, [H] or [B, H], or null
   int64_t slope_batch;  // 0 or H
   const void* sinks;    // [H] or null
@@ -51,9 +52,13 @@ struct AttentionArguments {
 
 struct AttentionBackwardArguments : AttentionArguments {
   const void* d_out;  // as out
-  const float* delta;  // as lse: sum(out * d_out) - d_lse of each query
-  const float* base;   // as lse: what is subtracted from the exponent of 2, lse * log2(e), Infinity for a query without keys
-  float* d_q;          // workspace: sums for dQ, see backward.cuh; zero before
+  const float* delta;  // as lse: sum(out * d_out) of each query, less d_lse on tensor cores
+  const float* base;   // as lse: what is subtracted from the exponent of 2, lse * log2(e), Infinity for a query without keys.
+                       // Without tensor cores the largest score, with which a probability is exp(score - base) * inverse
+  const float* inverse;  // as lse, without tensor cores only
+  const float* d_lse;    // as lse, or null; without tensor cores only
+  float* d_q_sums;     // workspace: sums for dQ, see backward.cuh; zero before
+  void* d_q;             // as q
   void* d_k;           // as k
   void* d_v;
 };

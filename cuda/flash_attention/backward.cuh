@@ -109,9 +109,6 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
 
   const int side = warp % SIDES;
   const int warp_key = warp / SIDES * 32;             // of the block's tile
-  const int key_0 = first_key + warp_key + lane / 4;  // this thread's keys: key_0 + 16 m + 8 half
-  const int column_0 = side * QUERIES + 2 * (lane % 4);  // and queries of a tile: column_0 + 8 n + {0, 1}
-  const int first_feature = side * FEATURES;
   const uint32_t k_corner = corner_a<D>(k_smem + warp_key * Tile<D>::ROW_BYTES, lane);
   const uint32_t v_corner = k_corner + BN * D * 2;
 
@@ -127,6 +124,9 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
 
   // dQ of a step, once its dS is there for all.
   [[maybe_unused]] const auto add_dq = [&](int step) {
+    const Problem problem(args, ctaid_z(), ctaid_y() * args.heads_per_key_head);
+    const int batch = ctaid_z();
+    const int first_head = ctaid_y() * args.heads_per_key_head;
     const int first_query = queries_begin + step % tiles * BM;
     const uint32_t ds_tile = ds_smem + step % 2 * BN * BM * 2;
     const int lane = tid_x() % 32;
@@ -169,13 +169,14 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
 #pragma unroll
       for (int m = 0; m < DQ_M_TILES; m++) {
         if (first_query + dq_row + 16 * m >= problem.queries) continue;
-        float* tile = args.d_q + ((first_tile + m) * (D / 8) + dq_column / 8 + first_n) * FRAGMENT;
+        float* tile = args.d_q_sums + ((first_tile + m) * (D / 8) + dq_column / 8 + first_n) * FRAGMENT;
 #pragma unroll
         for (int n = 0; n < DQ_GROUP; n++) red_add_fragment(tile + n * FRAGMENT, d_q[m][n], lane);
       }
     }
   };
 
+  // What follows from a thread's number is worked out anew where it is needed: all registers are in use.
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
     const int stage = step % STAGES;
@@ -222,6 +223,9 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
     if (WRITES_DQ && step > 0) add_dq(step - 1);
 
     // P, and with a softcap the derivative of the score.
+    // This thread's keys: key_0 + 16 m + 8 half, and queries of a tile: column_0 + 8 n + {0, 1}.
+    const int key_0 = first_key + tid_x() / 32 / SIDES * 32 + tid_x() % 32 / 4;
+    const int column_0 = tid_x() / 32 % SIDES * QUERIES + 2 * (tid_x() % 4);
     const int head = first_head + step / tiles;
     [[maybe_unused]] const float slope = GENERAL ? slope_log2(args, batch, head) : 0.0f;
     const bool masked =
@@ -242,8 +246,8 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
             float& slack = derivative[i / 2][n][2 * (i % 2) + e];
             slack = 1.0f;
             if (args.softcap > 0.0f) {
-              const float t = tanh_absolute(value * (args.scale / args.softcap));
-              slack = 1.0f - t * t;
+              const float t = tanhf(value * args.to_softcap);
+              slack = (1.0f - t) * (1.0f + t);
             }
             exponent = score_log2(args, value, slope, query + problem.diagonal - key) - base;
           } else {
@@ -298,8 +302,10 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
       for (int n = 0; n < S_TILES; n++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          const uint32_t offset =
-              Tile<BM>::offset(warp_key + 16 * m + 8 * half + lane / 4, side * S_TILES + n) + 4 * (lane % 4);
+          const int lane = tid_x() % 32;
+          const uint32_t offset = Tile<BM>::offset(tid_x() / 32 / SIDES * 32 + 16 * m + 8 * half + lane / 4,
+                                                   tid_x() / 32 % SIDES * S_TILES + n) +
+                                  4 * (lane % 4);
           st_shared_b32(p_smem + offset, pack<T>(s[m][n][2 * half], s[m][n][2 * half + 1]));
           st_shared_b32(ds_tile + offset, pack<T>(dp[m][n][2 * half], dp[m][n][2 * half + 1]));
         }
@@ -307,6 +313,9 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
 
     // dV += P^T dOut, dK += dS^T Q.
     const auto accumulate = [&](float(&gradient)[2][G_TILES][4], uint32_t weights_smem, uint32_t queries_tile) {
+      const int lane = tid_x() % 32;
+      const int warp_key = tid_x() / 32 / SIDES * 32;
+      const int first_feature = tid_x() / 32 % SIDES * FEATURES;
       const uint32_t weights_corner = corner_a<BM>(weights_smem + warp_key * Tile<BM>::ROW_BYTES, lane);
       const uint32_t queries_corner = corner_b_trans<D>(queries_tile, lane);
 #pragma unroll
@@ -378,7 +387,7 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
 
 // d_q rounded, with the scale: one warp a tile of 16 queries and 8 features.
 template <class T, int D>
-__global__ void attention_backward_finish(const __grid_constant__ AttentionBackwardArguments args, T* d_q) {
+__global__ void attention_backward_finish(const __grid_constant__ AttentionBackwardArguments args) {
   const int index = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   const Problem problem(args, blockIdx.z, blockIdx.y);
@@ -387,12 +396,12 @@ __global__ void attention_backward_finish(const __grid_constant__ AttentionBackw
   if (first_query >= problem.queries || column >= args.head_dim) return;
   const int64_t tile = dq_tile(args, problem, blockIdx.z, blockIdx.y, first_query) * (D / 8) + index % (D / 8);
   float values[4];
-  load_fragment(values, args.d_q + tile * FRAGMENT, lane);
+  load_fragment(values, args.d_q_sums + tile * FRAGMENT, lane);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int query = first_query + 8 * half + lane / 4;
     if (query >= problem.queries) continue;
-    T* row = d_q + problem.q_start + int64_t(query) * args.query_row + column;
+    T* row = static_cast<T*>(args.d_q) + problem.q_start + int64_t(query) * args.query_row + column;
     const float first = values[2 * half] * args.scale;
     const float second = values[2 * half + 1] * args.scale;
     if (args.head_dim % 2 == 0) {

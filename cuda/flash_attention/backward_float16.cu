@@ -10,6 +10,11 @@ AttentionTable<AttentionBackwardArguments> backward_variants<__half>(bool writes
   return writes_dq ? backward_table<__half, true>() : backward_table<__half, false>();
 }
 
-template cudaError_t launch_backward_finish<__half>(const AttentionBackwardArguments&, int, __half*, cudaStream_t);
+template <>
+AttentionTable<AttentionBackwardArguments> backward_queries_variants<__half>() {
+  return backward_queries_table<__half>();
+}
+
+template cudaError_t launch_backward_finish<__half>(const AttentionBackwardArguments&, int, cudaStream_t);
 
 }  // namespace ternflash::cuda

@@ -5,6 +5,7 @@
 #define TERNFLASH_CUDA_FLASH_ATTENTION_BACKWARD_TABLE_CUH_
 
 #include "backward.cuh"
+#include "backward_queries.cuh"
 #include "variants.h"
 
 namespace ternflash::cuda {
@@ -25,7 +26,7 @@ AttentionTable<AttentionBackwardArguments> backward_table() {
       backward_variant<T, 128, 64, 128, 2, 1, 1, WRITES_DQ, false>(),  // with less shared memory
       backward_variant<T, 32, 64, 128, 2, 1, 1, WRITES_DQ, true>(),    //
       backward_variant<T, 64, 64, 64, 2, 1, 2, WRITES_DQ, true>(),     //
-      backward_variant<T, 96, 64, 64, 2, 1, 1, WRITES_DQ, true>(),     //
+      backward_variant<T, 96, 32, 64, 2, 1, 2, WRITES_DQ, true>(),     //
       backward_variant<T, 128, 64, 64, 4, 1, 1, WRITES_DQ, true>(),    //
       backward_variant<T, 192, 64, 64, 4, 1, 1, WRITES_DQ, true>(),    //
       backward_variant<T, 256, 64, 64, 4, 1, 1, WRITES_DQ, true>(),    //
@@ -33,11 +34,34 @@ AttentionTable<AttentionBackwardArguments> backward_table() {
   return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
 }
 
+template <class T, int D, int STAGES, int BLOCKS_PER_SM, bool GENERAL>
+constexpr AttentionVariant<AttentionBackwardArguments> backward_queries_variant() {
+  constexpr int BN = 32;
+  constexpr int WARPS = 4;
+  return {D, !GENERAL, 16 * WARPS, 32 * WARPS, attention_backward_queries_shared_bytes<D, BN, WARPS, STAGES>(),
+          attention_backward_queries<T, D, BN, WARPS, STAGES, BLOCKS_PER_SM, GENERAL>};
+}
+
 template <class T>
-cudaError_t launch_backward_finish(const AttentionBackwardArguments& args, int width, T* d_q, cudaStream_t stream) {
+AttentionTable<AttentionBackwardArguments> backward_queries_table() {
+  static constexpr AttentionVariant<AttentionBackwardArguments> ROWS[] = {
+      backward_queries_variant<T, 64, 2, 3, false>(),   //
+      backward_queries_variant<T, 128, 2, 2, false>(),  //
+      backward_queries_variant<T, 32, 2, 3, true>(),    //
+      backward_queries_variant<T, 64, 2, 3, true>(),    //
+      backward_queries_variant<T, 96, 2, 2, true>(),    //
+      backward_queries_variant<T, 128, 2, 2, true>(),   //
+      backward_queries_variant<T, 192, 1, 1, true>(),   //
+      backward_queries_variant<T, 256, 1, 1, true>(),   //
+  };
+  return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+}
+
+template <class T>
+cudaError_t launch_backward_finish(const AttentionBackwardArguments& args, int width, cudaStream_t stream) {
   const auto go = [&](auto kernel) {
     const dim3 grid(((args.queries + 15) / 16 * (width / 8) + 7) / 8, args.heads, args.batch);
-    kernel<<<grid, 256, 0, stream>>>(args, d_q);
+    kernel<<<grid, 256, 0, stream>>>(args);
     return cudaGetLastError();
   };
   switch (width) {

@@ -28,6 +28,15 @@ cudaError_t allow_shared(Kernel kernel, int bytes) {
   return bytes > 48 << 10 ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) : cudaSuccess;
 }
 
+__device__ __forceinline__ float sink_probability(const AttentionBackwardArguments& args, float sink, int64_t statistic) {
+  return args.inverse ? expf(sink - args.base[statistic]) * args.inverse[statistic] : expf(sink - args.lse[statistic]);
+}
+
+// delta - d_lse
+__device__ __forceinline__ float d_score(const AttentionBackwardArguments& args, int64_t statistic) {
+  return args.d_lse ? args.delta[statistic] - args.d_lse[statistic] : args.delta[statistic];
+}
+
 // One block a head; thread t adds the rows t, t + 256, ..., then a tree.
 template <class T>
 __global__ void attention_backward_sinks(const __grid_constant__ AttentionBackwardArguments args, int64_t batches,
@@ -39,7 +48,7 @@ __global__ void attention_backward_sinks(const __grid_constant__ AttentionBackwa
   for (int64_t batch = 0; batch < batches; batch++) {
     const int64_t start = batch * args.lse_batch + head * args.lse_head;
     for (int64_t i = threadIdx.x; i < rows_per_batch; i += ELEMENTWISE_THREADS)
-      sum -= static_cast<double>(expf(sink - args.lse[start + i])) * static_cast<double>(args.delta[start + i]);
+      sum -= static_cast<double>(sink_probability(args, sink, start + i)) * static_cast<double>(d_score(args, start + i));
   }
   sums[threadIdx.x] = sum;
   for (int half = ELEMENTWISE_THREADS / 2; half > 0; half /= 2) {
@@ -68,6 +77,21 @@ cudaError_t launch_forward_elementwise(const AttentionArguments& args, cudaStrea
 }
 
 template <class T>
+cudaError_t launch_backward_prepare_elementwise(const AttentionBackwardArguments& args, float* delta, float* base,
+                                                float* inverse, cudaStream_t stream) {
+  return with_width(args.head_dim, [&](auto width) {
+    using E = Elementwise<decltype(width)::value>;
+    const auto kernel = attention_backward_prepare_elementwise<T, decltype(width)::value>;
+    constexpr int BYTES = 2 * E::TILE * 4;
+    const cudaError_t status = allow_shared(kernel, BYTES);
+    if (status != cudaSuccess) return status;
+    kernel<<<dim3((args.queries + E::R - 1) / E::R, args.heads, args.batch), ELEMENTWISE_THREADS, BYTES, stream>>>(
+        args, delta, base, inverse);
+    return cudaGetLastError();
+  });
+}
+
+template <class T>
 cudaError_t launch_backward_keys_elementwise(const AttentionBackwardArguments& args, cudaStream_t stream) {
   return with_width(args.head_dim, [&](auto width) {
     using E = Elementwise<decltype(width)::value>;
@@ -81,14 +105,14 @@ cudaError_t launch_backward_keys_elementwise(const AttentionBackwardArguments& a
 }
 
 template <class T>
-cudaError_t launch_backward_queries_elementwise(const AttentionBackwardArguments& args, T* d_q, cudaStream_t stream) {
+cudaError_t launch_backward_queries_elementwise(const AttentionBackwardArguments& args, cudaStream_t stream) {
   return with_width(args.head_dim, [&](auto width) {
     using E = Elementwise<decltype(width)::value>;
     const auto kernel = attention_backward_queries_elementwise<T, decltype(width)::value>;
     const cudaError_t status = allow_shared(kernel, E::shared_bytes(4));
     if (status != cudaSuccess) return status;
     kernel<<<dim3((args.queries + E::R - 1) / E::R, args.heads, args.batch), ELEMENTWISE_THREADS, E::shared_bytes(4), stream>>>(
-        args, d_q);
+        args);
     return cudaGetLastError();
   });
 }
@@ -113,8 +137,10 @@ cudaError_t launch_backward_sinks(const AttentionBackwardArguments& args, int64_
   template cudaError_t launch_backward_prepare<T>(const AttentionBackwardArguments&, const float*, float*, float*, \
                                                   cudaStream_t);                                                  \
   template cudaError_t launch_forward_elementwise<T>(const AttentionArguments&, cudaStream_t);                    \
+  template cudaError_t launch_backward_prepare_elementwise<T>(const AttentionBackwardArguments&, float*, float*, float*, \
+                                                              cudaStream_t);                                      \
   template cudaError_t launch_backward_keys_elementwise<T>(const AttentionBackwardArguments&, cudaStream_t);      \
-  template cudaError_t launch_backward_queries_elementwise<T>(const AttentionBackwardArguments&, T*, cudaStream_t); \
+  template cudaError_t launch_backward_queries_elementwise<T>(const AttentionBackwardArguments&, cudaStream_t);    \
   template cudaError_t launch_backward_sinks<T>(const AttentionBackwardArguments&, int64_t, void*, cudaStream_t);
 TERNFLASH_INSTANTIATE(float)
 TERNFLASH_INSTANTIATE(__half)

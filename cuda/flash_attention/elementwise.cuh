@@ -64,7 +64,7 @@ __device__ __forceinline__ float score_exact(const AttentionArguments& args, con
     return -INFINITY;
   float score = product * args.scale;
   if (args.softcap > 0.0f) {
-    const float t = tanhf(score / args.softcap);
+    const float t = tanhf(product * args.to_softcap);
     score = args.softcap * t;
     derivative = (1.0f - t) * (1.0f + t);
   }
@@ -87,7 +87,7 @@ __device__ __forceinline__ float sink_of(const AttentionArguments& args, int hea
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     attention_forward_elementwise(const __grid_constant__ AttentionArguments args) {
   using E = Elementwise<D>;
   extern __shared__ __align__(16) float tiles[];
@@ -165,14 +165,87 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
     sum = sum * weight + expf(sink - larger);
     largest = larger;
   }
-  const float inverse = sum > 0.0f ? weight / sum : 0.0f;
-  if (lane == 0) args.lse[problem.lse_start + query] = sum > 0.0f ? largest + logf(sum) : -INFINITY;
+  const float inverse = sum == 0.0f ? 0.0f : weight / sum;  // NaN stays
+  if (lane == 0) args.lse[problem.lse_start + query] = sum == 0.0f ? -INFINITY : largest + logf(sum);
   T* out_row = static_cast<T*>(args.out) + problem.q_start + int64_t(query) * args.query_row;
 #pragma unroll
   for (int i = 0; i < E::FEATURES; i++) {
     const int feature = lane + i * E::LANES;
     if (feature < args.head_dim) out_row[feature] = static_cast<T>(out[i] * inverse);
   }
+}
+
+// delta, base and inverse of each query. The probabilities are computed anew rather than from lse, whose rounding would be an error of each of
+// them; and delta is added up in the order of d_out v^T, so that their difference is 0 where it has to be.
+template <class T, int D>
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
+    attention_backward_prepare_elementwise(const __grid_constant__ AttentionBackwardArguments args, float* delta,
+                                           float* base, float* inverse) {
+  using E = Elementwise<D>;
+  extern __shared__ __align__(16) float tiles[];
+  float* q_smem = tiles;
+  float* k_smem = q_smem + E::TILE;
+  const int head = blockIdx.y;
+  const int batch = blockIdx.z;
+  const Problem problem(args, batch, head);
+  const int first_query = (gridDim.x - 1 - blockIdx.x) * E::R;
+  if (first_query >= problem.queries) return;
+  const int row = threadIdx.x / E::LANES;
+  const int lane = threadIdx.x % E::LANES;
+  const int query = first_query + row;
+  const int64_t statistic = problem.lse_start + query;
+  const int keys_end = problem.keys_end(args, min(first_query + E::R, problem.queries) - 1);
+  const float slope = args.slopes ? args.slopes[batch * args.slope_batch + head] : 0.0f;
+  const int64_t start = problem.q_start + int64_t(first_query) * args.query_row;
+  const int valid = problem.queries - first_query;
+  load_floats<D>(q_smem, static_cast<const T*>(args.out) + start, args.query_row, valid, args.head_dim);
+  load_floats<D>(k_smem, static_cast<const T*>(args.d_out) + start, args.query_row, valid, args.head_dim);
+  __syncthreads();  // both are there
+  if (lane == 0 && query < problem.queries) delta[statistic] = dot<D>(k_smem + row * E::STRIDE, q_smem + row * E::STRIDE);
+  __syncthreads();  // all are done with them
+  load_floats<D>(q_smem, static_cast<const T*>(args.q) + start, args.query_row, valid, args.head_dim);
+  float largest = -INFINITY;
+  float sum = 0.0f;
+  for (int first_key = problem.keys_begin(args, first_query) / E::R * E::R; first_key < keys_end; first_key += E::R) {
+    __syncthreads();  // all are done with the tile before
+    load_floats<D>(k_smem, static_cast<const T*>(args.k) + problem.k_start + int64_t(first_key) * args.key_row,
+                   args.key_row, problem.keys - first_key, args.head_dim);
+    __syncthreads();  // it is there
+    float s[E::SCORES];
+    float larger = largest;
+#pragma unroll
+    for (int i = 0; i < E::SCORES; i++) {
+      const int key = lane + i * E::LANES;
+      float derivative;
+      s[i] = score_exact(args, problem, dot<D>(q_smem + row * E::STRIDE, k_smem + key * E::STRIDE), slope, query,
+                         first_key + key, derivative);
+      larger = fmaxf(larger, s[i]);
+    }
+    if (larger == -INFINITY) continue;
+    sum *= expf(largest - larger);
+#pragma unroll
+    for (int i = 0; i < E::SCORES; i++) sum += expf(s[i] - larger);
+    largest = larger;
+  }
+  // The row's threads put theirs together.
+#pragma unroll
+  for (int offset = E::LANES / 2; offset > 0; offset /= 2) {
+    const float other = __shfl_xor_sync(0xffffffff, largest, offset);
+    const float other_sum = __shfl_xor_sync(0xffffffff, sum, offset);
+    const float larger = fmaxf(largest, other);
+    if (larger == -INFINITY) continue;
+    sum = sum * expf(largest - larger) + other_sum * expf(other - larger);
+    largest = larger;
+  }
+  if (lane > 0 || query >= problem.queries) return;
+  if (args.sinks) {
+    const float sink = sink_of<T>(args, head);
+    const float larger = fmaxf(largest, sink);
+    sum = sum * expf(largest - larger) + expf(sink - larger);
+    largest = larger;
+  }
+  base[statistic] = largest;
+  inverse[statistic] = sum == 0.0f ? 0.0f : 1.0f / sum;
 }
 
 // P (as the values were weighted) and dS of a tile, transposed if the rows are keys: [R, R + 1] each, from tiles of Q, K, dOut and V.
@@ -200,8 +273,9 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
         const int64_t statistic = problem.lse_start + first_query + query;
         const float keep = keep_factor(args, problem, first_query + query, first_key + key);
         const float dp = dot<D>(d_out_smem + query * E::STRIDE, v_smem + key * E::STRIDE);
-        p = expf(score - args.lse[statistic]);
-        ds = p * (dp * keep - args.delta[statistic]) * derivative;
+        p = expf(score - args.base[statistic]) * args.inverse[statistic];
+        const float d_lse = args.d_lse ? args.d_lse[statistic] : 0.0f;
+        ds = p * ((dp * keep - args.delta[statistic]) + d_lse) * derivative;
         p *= keep;
       }
     }
@@ -211,7 +285,7 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(ELEMENTWISE_THREADS)
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     attention_backward_keys_elementwise(const __grid_constant__ AttentionBackwardArguments args) {
   using E = Elementwise<D>;
   extern __shared__ __align__(16) float tiles[];
@@ -276,8 +350,8 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(ELEMENTWISE_THREADS)
-    attention_backward_queries_elementwise(const __grid_constant__ AttentionBackwardArguments args, T* d_q) {
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
+    attention_backward_queries_elementwise(const __grid_constant__ AttentionBackwardArguments args) {
   using E = Elementwise<D>;
   extern __shared__ __align__(16) float tiles[];
   float* q_smem = tiles;
@@ -322,7 +396,8 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS)
 #pragma unroll
   for (int i = 0; i < E::FEATURES; i++) {
     const int feature = lane + i * E::LANES;
-    if (feature < args.head_dim) d_q[start + int64_t(row) * args.query_row + feature] = static_cast<T>(sum[i] * args.scale);
+    if (feature < args.head_dim)
+      static_cast<T*>(args.d_q)[start + int64_t(row) * args.query_row + feature] = static_cast<T>(sum[i] * args.scale);
   }
 }
 

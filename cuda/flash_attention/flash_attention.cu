@@ -3,7 +3,12 @@
 //
 // Chooses the kernels of flash attention and launches them.
 
+#include <algorithm>
+#include <initializer_list>
+
+#include "../failure.cuh"
 #include "../kernels.h"
+#include "../vector.h"
 #include "score.h"
 #include "variants.h"
 
@@ -11,8 +16,37 @@ namespace ternflash::cuda {
 
 namespace {
 
+constexpr int SEQUENCE_THREADS = 256;
+
+// starts = cu_seqlens [2, batch + 1], or zeros if something is wrong with them. One block.
+__global__ void copy_sequences(const int* cu_seqlens, int batch, longlong2 totals, longlong2 longest, int* starts,
+                               uint32_t* wrong, FailureRecord* failure, uint32_t failure_code) {
+  bool found = false;
+  for (int side = 0; side < 2; side++) {
+    const int* begin = cu_seqlens + side * (batch + 1);
+    const int64_t total = side == 0 ? totals.x : totals.y;
+    const int64_t most = side == 0 ? longest.x : longest.y;
+    for (int i = threadIdx.x; i <= batch; i += SEQUENCE_THREADS) {
+      found = found || (i == 0 && begin[i] != 0) || (i == batch && begin[i] != total) ||
+              (i < batch && (begin[i] > begin[i + 1] || int64_t(begin[i + 1]) - begin[i] > most));
+    }
+  }
+  const bool any = __syncthreads_or(found);
+  for (int i = threadIdx.x; i < 2 * (batch + 1); i += SEQUENCE_THREADS) starts[i] = any ? 0 : cu_seqlens[i];
+  if (threadIdx.x > 0) return;
+  *wrong = any;
+  if (any) record_failure(failure, failure_code, 0, 0);
+}
+
+__global__ void clear_if_wrong(const uint32_t* wrong, uint8_t* bytes, int64_t count) {
+  if (*wrong == 0) return;
+  for (int64_t i = int64_t(blockIdx.x) * SEQUENCE_THREADS + threadIdx.x; i < count; i += int64_t(gridDim.x) * SEQUENCE_THREADS)
+    bytes[i] = 0;
+}
+
+// `starts`: the checked cumulative lengths of packed sequences.
 template <class Arguments>
-Arguments arguments(const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+Arguments arguments(const AttentionShape& shape, const int* starts, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                     const Tensor& lse) {
   Arguments args{};
   args.q = q.data;
@@ -29,7 +63,7 @@ Arguments arguments(const AttentionShape& shape, const Tensor& q, const Tensor& 
   args.query_row = static_cast<int>(shape.heads * shape.head_dim);
   args.key_row = static_cast<int>(shape.key_heads * shape.head_dim);
   if (shape.cu_seqlens.data) {
-    args.query_starts = static_cast<const int*>(shape.cu_seqlens.data);
+    args.query_starts = starts;
     args.key_starts = args.query_starts + shape.batch + 1;
     args.lse_head = shape.total_queries;
   } else {
@@ -43,7 +77,12 @@ Arguments arguments(const AttentionShape& shape, const Tensor& q, const Tensor& 
   args.window_left = static_cast<int>(shape.window_left);
   args.window_right = static_cast<int>(shape.window_right);
   args.top_left = shape.top_left;
-  args.softcap = static_cast<float>(shape.softcap);
+  if (shape.softcap > 0.0) {
+    // Beyond these, softcap and scale / softcap would leave the range of floats.
+    const double softcap = std::min(std::max(shape.softcap, 1e-30), 1e30);
+    args.softcap = static_cast<float>(softcap);
+    args.to_softcap = static_cast<float>(shape.scale / softcap);
+  }
   args.slopes = static_cast<const float*>(shape.alibi_slopes.data);
   args.slope_batch = shape.alibi_per_batch ? shape.heads : 0;
   args.sinks = shape.sinks.data;
@@ -83,9 +122,32 @@ void check(cudaError_t status, Context& context) {
   if (status != cudaSuccess) context.fail(cudaGetErrorString(status));
 }
 
+// Clears `outputs` and reports a failure unless packed sequences lie within the tensors and are no longer than said. Where their cumulative
+// lengths are afterwards, all of them 0 if they were wrong; false without workspace.
+bool check_sequences(const AttentionShape& shape, std::initializer_list<Tensor> outputs, const int*& starts, Context& context) {
+  starts = nullptr;
+  if (!shape.cu_seqlens.data) return true;
+  int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1)) * sizeof(int)));
+  uint32_t* wrong = static_cast<uint32_t*>(context.workspace(sizeof(uint32_t)));
+  if (!copy || !wrong) return false;
+  copy_sequences<<<1, SEQUENCE_THREADS, 0, context.stream()>>>(
+      static_cast<const int*>(shape.cu_seqlens.data), static_cast<int>(shape.batch),
+      make_longlong2(shape.total_queries, shape.total_keys), make_longlong2(shape.queries, shape.keys), copy, wrong,
+      context.failure_record(),
+      context.failure_code("expected cumulative lengths that rise from 0 to the total, got others"));
+  for (const Tensor& output : outputs)
+    if (output.data)
+      clear_if_wrong<<<context.device().multiprocessors, SEQUENCE_THREADS, 0, context.stream()>>>(
+          wrong, static_cast<uint8_t*>(output.data), output.length * element_bytes(output.dtype));
+  starts = copy;
+  return true;
+}
+
 template <class T>
 void forward(const FlashAttentionParams& p, Context& context) {
-  const auto args = arguments<AttentionArguments>(p.shape, p.q, p.k, p.v, p.out, p.lse);
+  const int* starts;
+  if (!check_sequences(p.shape, {p.out, p.lse}, starts, context)) return;
+  const auto args = arguments<AttentionArguments>(p.shape, starts, p.q, p.k, p.v, p.out, p.lse);
   if constexpr (sizeof(T) == 2) {
     if (const auto* variant = choose(forward_variants<T>(), args, context.device()))
       return check(launch(*variant, args, args.queries, args.heads, context.stream()), context);
@@ -95,45 +157,55 @@ void forward(const FlashAttentionParams& p, Context& context) {
 
 template <class T>
 void backward(const FlashAttentionBackwardParams& p, Context& context) {
-  auto args = arguments<AttentionBackwardArguments>(p.shape, p.q, p.k, p.v, p.out, p.lse);
+  const int* starts;
+  if (!check_sequences(p.shape, {p.d_q, p.d_k, p.d_v, p.d_sinks, p.delta}, starts, context)) return;
+  auto args = arguments<AttentionBackwardArguments>(p.shape, starts, p.q, p.k, p.v, p.out, p.lse);
   const cudaStream_t stream = context.stream();
   args.d_out = p.d_out.data;
   args.delta = static_cast<const float*>(p.delta.data);
+  args.d_q = p.d_q.data;
   args.d_k = p.d_k.data;
   args.d_v = p.d_v.data;
   const int64_t rows = p.shape.total_queries * p.shape.heads;
+  float* delta = static_cast<float*>(p.delta.data);
   float* base = static_cast<float*>(context.workspace(static_cast<size_t>(rows) * sizeof(float)));
   if (!base) return;
   args.base = base;
-  check(launch_backward_prepare<T>(args, static_cast<const float*>(p.d_lse.data), static_cast<float*>(p.delta.data), base,
-                                   stream),
-        context);
-  if (p.d_sinks.data)
-    check(launch_backward_sinks<T>(args, p.shape.cu_seqlens.data ? p.shape.total_queries : p.shape.queries, p.d_sinks.data,
-                                   stream),
-          context);
-  T* d_q = static_cast<T*>(p.d_q.data);
+  const float* d_lse = static_cast<const float*>(p.d_lse.data);
+  const auto add_sinks = [&] {
+    if (p.d_sinks.data)
+      check(launch_backward_sinks<T>(args, p.shape.cu_seqlens.data ? p.shape.total_queries : p.shape.queries,
+                                     p.d_sinks.data, stream),
+            context);
+  };
   const int key_heads = args.heads / args.heads_per_key_head;
   if constexpr (sizeof(T) == 2) {
     if (const auto* variant = choose(backward_variants<T>(!p.deterministic), args, context.device())) {
+      check(launch_backward_prepare<T>(args, d_lse, delta, base, stream), context);
+      add_sinks();
       if (!p.deterministic) {
         const int64_t tiles = p.shape.cu_seqlens.data
                                   ? p.shape.heads * (p.shape.total_queries / 16 + p.shape.batch)
                                   : p.shape.batch * p.shape.heads * ((p.shape.queries + 15) / 16);
         const size_t bytes = static_cast<size_t>(tiles) * 16 * static_cast<size_t>(variant->head_dim) * sizeof(float);
-        args.d_q = static_cast<float*>(context.workspace(bytes));
-        if (!args.d_q) return;
-        check(cudaMemsetAsync(args.d_q, 0, bytes, stream), context);
+        args.d_q_sums = static_cast<float*>(context.workspace(bytes));
+        if (!args.d_q_sums) return;
+        check(cudaMemsetAsync(args.d_q_sums, 0, bytes, stream), context);
       }
       check(launch(*variant, args, args.keys, key_heads, stream), context);
-      check(p.deterministic ? launch_backward_queries_elementwise<T>(args, d_q, stream)
-                            : launch_backward_finish<T>(args, variant->head_dim, d_q, stream),
-            context);
-      return;
+      if (!p.deterministic) return check(launch_backward_finish<T>(args, variant->head_dim, stream), context);
+      const auto* queries = choose(backward_queries_variants<T>(), args, context.device());
+      return check(launch(*queries, args, args.queries, args.heads, stream), context);
     }
   }
+  float* inverse = static_cast<float*>(context.workspace(static_cast<size_t>(rows) * sizeof(float)));
+  if (!inverse) return;
+  check(launch_backward_prepare_elementwise<T>(args, delta, base, inverse, stream), context);
+  args.inverse = inverse;
+  args.d_lse = d_lse;
+  add_sinks();
   check(launch_backward_keys_elementwise<T>(args, stream), context);
-  check(launch_backward_queries_elementwise<T>(args, d_q, stream), context);
+  check(launch_backward_queries_elementwise<T>(args, stream), context);
 }
 
 }  // namespace

@@ -254,10 +254,10 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
           sum = sum * weight + ex2_approx(sink - larger);
           base = larger;
         }
-        const float inverse = sum > 0.0f ? weight / sum : 0.0f;
+        const float inverse = sum == 0.0f ? 0.0f : weight / sum;  // NaN stays
         const int query = first_query + warp_row + lane / 4 + 16 * m + 8 * half;
         if (lane % 4 == 0 && query < problem.queries)
-          args.lse[problem.lse_start + query] = sum > 0.0f ? LN_2 * (base + log2f(sum)) : -INFINITY;
+          args.lse[problem.lse_start + query] = sum == 0.0f ? -INFINITY : LN_2 * (base + log2f(sum));
 #pragma unroll
         for (int n = 0; n < O_TILES; n++) {
           out[m][n][2 * half] *= inverse;

@@ -60,9 +60,6 @@ struct Problem {
   }
 };
 
-// tanh with an absolute error of about 2^-23, which is what a score of softcap * tanh needs.
-__device__ __forceinline__ float tanh_absolute(float x) { return 1.0f - 2.0f * rcp_approx(1.0f + ex2_approx(2.0f * LOG2_E * x)); }
-
 // The slope of ALiBi, in the base-2 exponent.
 __device__ __forceinline__ float slope_log2(const AttentionArguments& args, int batch, int head) {
   return args.slopes ? args.slopes[batch * args.slope_batch + head] * LOG2_E : 0.0f;
@@ -70,7 +67,7 @@ __device__ __forceinline__ float slope_log2(const AttentionArguments& args, int 
 
 // A product q k -> the exponent of 2 of its softmax weight. distance = i + diagonal - j.
 __device__ __forceinline__ float score_log2(const AttentionArguments& args, float product, float slope, int distance) {
-  float score = args.softcap > 0.0f ? args.softcap * LOG2_E * tanh_absolute(product * (args.scale / args.softcap))
+  float score = args.softcap > 0.0f ? args.softcap * LOG2_E * tanhf(product * args.to_softcap)
                                     : product * args.scale_log2;
   return score - slope * static_cast<float>(abs(distance));
 }

@@ -38,6 +38,9 @@ AttentionTable<AttentionArguments> forward_variants();
 // Adds dQ to the float32 sums, or computes dK and dV alone.
 template <class T>
 AttentionTable<AttentionBackwardArguments> backward_variants(bool writes_dq);
+// dQ alone, in a fixed order.
+template <class T>
+AttentionTable<AttentionBackwardArguments> backward_queries_variants();
 
 // Steps around the backward kernels.
 template <class T>
@@ -45,15 +48,19 @@ cudaError_t launch_backward_prepare(const AttentionBackwardArguments& args, cons
                                     cudaStream_t stream);
 // `width`: the variant's head_dim.
 template <class T>
-cudaError_t launch_backward_finish(const AttentionBackwardArguments& args, int width, T* d_q, cudaStream_t stream);
+cudaError_t launch_backward_finish(const AttentionBackwardArguments& args, int width, cudaStream_t stream);
 
 // Without tensor cores: any dtype and head dim.
 template <class T>
 cudaError_t launch_forward_elementwise(const AttentionArguments& args, cudaStream_t stream);
+// After it args.inverse and args.d_lse must be set.
+template <class T>
+cudaError_t launch_backward_prepare_elementwise(const AttentionBackwardArguments& args, float* delta, float* base,
+                                                float* inverse, cudaStream_t stream);
 template <class T>
 cudaError_t launch_backward_keys_elementwise(const AttentionBackwardArguments& args, cudaStream_t stream);
 template <class T>
-cudaError_t launch_backward_queries_elementwise(const AttentionBackwardArguments& args, T* d_q, cudaStream_t stream);
+cudaError_t launch_backward_queries_elementwise(const AttentionBackwardArguments& args, cudaStream_t stream);
 
 // The gradient of the sinks, in a fixed order: d_sinks[h] = -sum over queries of exp(sink - lse) * delta.
 template <class T>
