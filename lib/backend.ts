@@ -743,8 +743,8 @@ export interface Backend extends BackendOps {
   receive(parcel: Parcel, bytes: number): BufferHandle | null;
   /** Frees a parcel instead of receiving it. False if it is not there (any more). */
   discard(parcel: Parcel): boolean;
-  /** Parcels that can be received, and their bytes, over all threads; of backends whose parcels own their memory, none. */
+  /** Parcels of all devices of the addon that can be received, and their bytes, over all threads; without an addon none: its parcels own their memory. */
   pending(): { tensors: number; bytes: number };
-  /** Frees the parcels that can be received and whose sending thread has ended; says which that were. */
+  /** Frees those of them whose sending thread has ended; says which that were. */
   reclaim(): { tensors: number; bytes: number };
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { Parcel } from './backend.js';
+import type { Backend, Parcel } from './backend.js';
 import { checkBoolean, checkOneOf, checkShapeValue, checkTensor } from './check.js';
-import { device as deviceNamed, devices, type Device, type DeviceName } from './device.js';
+import { device as deviceNamed, type Device, type DeviceName } from './device.js';
 import { bytesPerElement, DTYPES, isFloat, type DType } from './dtype.js';
 import { DTypeError, OptionError } from './errors.js';
+import { native } from './native.js';
 import { Storage } from './storage.js';
 import { elementCount, Tensor } from './tensor.js';
 
@@ -127,19 +128,14 @@ export function discardTransfer(message: TensorMessage): boolean {
   return device.backend.discard(message.parcel);
 }
 
-function total(of: (device: Device) => TransferTotal): TransferTotal {
-  const all = devices()
-    .filter(({ available }) => available)
-    .map(({ id }) => of(deviceNamed(id as DeviceName)));
-  return {
-    tensors: all.reduce((sum, { tensors }) => sum + tensors, 0),
-    bytes: all.reduce((sum, { bytes }) => sum + bytes, 0),
-  };
+/** Any backend of the addon: the devices of an addon share one table. */
+function sharedTable(): Backend {
+  return deviceNamed(native ? 'cpu' : 'reference').backend;
 }
 
 /** Messages of all threads of the process that were neither received nor discarded; those of `reference` are not known. */
 export function pendingTransfers(): TransferTotal {
-  return total(({ backend }) => backend.pending());
+  return sharedTable().pending();
 }
 
 /**
@@ -147,5 +143,5 @@ export function pendingTransfers(): TransferTotal {
  * when workers were terminated and what they had sent may be lost. Gives how much that was.
  */
 export function reclaimTransfers(): TransferTotal {
-  return total(({ backend }) => backend.reclaim());
+  return sharedTable().reclaim();
 }

@@ -23,6 +23,7 @@ import {
   tensorFromRaw,
   uniform,
   zeros,
+  type DeviceName,
   type NestedArray,
   type Tensor,
   type TensorOptions,
@@ -382,7 +383,7 @@ describe('views and copies', () => {
 });
 
 describe('to()', () => {
-  const present = BACKENDS.filter(({ skipped }) => skipped === null).map(({ name }) => name);
+  const present = BACKENDS.filter(({ skipped }) => skipped === null).map(({ name }) => deviceNamed(name).id as DeviceName);
   const pairs = present.flatMap((from) => present.map((to) => [from, to] as const));
 
   test.each(pairs)('from %s to %s, every dtype to every dtype', async (from, to) => {
