@@ -188,8 +188,7 @@ function openCuda(name: string): Device {
   const found = opened.get(id);
   if (found) return found;
   const backend = native?.openCuda?.(ordinal) ?? (cudaReport().problem as string);
-  if (typeof backend === 'string')
-    throw new DeviceError(`device: expected a usable device, got ${name}: ${backend}`);
+  if (typeof backend === 'string') throw new DeviceError(`device: expected a usable device, got ${name}: ${backend}`);
   const device = new Device(id, 'cuda', backend);
   opened.set(id, device);
   return device;

@@ -68,7 +68,11 @@ function load(): Native | null {
   const folders = wanted === '1' ? ['cuda'] : wanted === '0' ? ['.'] : ['cuda', '.'];
   for (const folder of folders) {
     const place = path.join(root, folder);
-    if (folder === 'cuda' && wanted === 'auto' && !['build', 'prebuilds'].some((each) => existsSync(path.join(place, each))))
+    if (
+      folder === 'cuda' &&
+      wanted === 'auto' &&
+      !['build', 'prebuilds'].some((each) => existsSync(path.join(place, each)))
+    )
       continue;
     try {
       return nodeGypBuild(place) as Native;
