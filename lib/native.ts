@@ -28,8 +28,6 @@ export interface Native {
   isa: string;
   threads(): number;
   setThreads(count: number): void;
-  /** Gives memory kept for reuse back to the system. */
-  emptyCache(): void;
   /** Measured float32 multiply-add rate of one thread running alone and of all together, in operations a second. */
   fmaPeak(seconds: number): { oneThread: number; allThreads: number };
 }
@@ -68,7 +66,11 @@ function load(): Native | null {
   const folders = wanted === '1' ? ['cuda'] : wanted === '0' ? ['.'] : ['cuda', '.'];
   for (const folder of folders) {
     const place = path.join(root, folder);
-    if (folder === 'cuda' && wanted === 'auto' && !['build', 'prebuilds'].some((each) => existsSync(path.join(place, each))))
+    if (
+      folder === 'cuda' &&
+      wanted === 'auto' &&
+      !['build', 'prebuilds'].some((each) => existsSync(path.join(place, each)))
+    )
       continue;
     try {
       return nodeGypBuild(place) as Native;
