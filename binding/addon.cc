@@ -309,19 +309,21 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   return info.Env().Null();
 }
 
-// The number of the graph, or why there is none.
 Napi::Value end_capture(const Napi::CallbackInfo& info) {
   OpenDevice& open = device_of(info);
   if (!open.capturing) throw Napi::Error::New(info.Env(), "expected a capture under way, got none");
   open.capturing = false;
   Failure failure;
   OpenDevice::Captured captured{open.device->end_capture(failure), open.allocator.end_capture()};
+  Napi::Object result = Napi::Object::New(info.Env());
   if (!captured.graph) {
     open.allocator.release_graph(captured.pins);
-    return failure_object(info.Env(), failure);
+    result.Set("failure", failure_object(info.Env(), failure));
+    return result;
   }
   open.graphs.emplace(open.next_graph, std::move(captured));
-  return Napi::Number::New(info.Env(), open.next_graph++);
+  result.Set("graph", open.next_graph++);
+  return result;
 }
 
 void replay(const Napi::CallbackInfo& info) {

@@ -170,11 +170,6 @@ export class Device {
     this.limitBytes = bytes;
   }
 
-  /** @internal See emptyCache. */
-  emptyCache(): void {
-    refuseInCapture('emptyCache', 'memory', this);
-    this.backend.emptyCache();
-  }
 
   /** The id. */
   toString(): string {
@@ -339,7 +334,8 @@ export function setThreads(count: number): void {
  * copies. Throws CaptureError inside {@link capture}.
  */
 export function emptyCache(): void {
-  for (const each of opened.values()) each.emptyCache();
+  refuseInCapture('emptyCache', 'memory');
+  for (const { backend } of opened.values()) backend.emptyCache();
 }
 
 /**
