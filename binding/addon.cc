@@ -127,6 +127,7 @@ void free_buffer(const Napi::CallbackInfo& info) {
 void write(const Napi::CallbackInfo& info) {
   Napi::Uint8Array source = info[1].As<Napi::Uint8Array>();
   void* data = block_of(info, source.ByteLength()).data;
+  device_of(info).allocator.use(buffer_id(info[0]));
   device_of(info).device->write(data, source.Data(), source.ByteLength());
 }
 

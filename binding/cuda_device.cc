@@ -147,7 +147,6 @@ std::shared_ptr<CudaDevice> CudaDevice::open(int ordinal, std::string& problem) 
 }
 
 bool CudaDevice::start(std::string& problem) {
-  const OutsideCapture outside;  // of another device
   const int ordinal = properties_.ordinal;
   int multiprocessors = 0;
   int shared = 0;
@@ -155,6 +154,7 @@ bool CudaDevice::start(std::string& problem) {
   int major = 0;
   int minor = 0;
   cudaError_t status = cudaSetDevice(ordinal);
+  const OutsideCapture outside;  // of another device
   const auto attribute = [&](int& value, cudaDeviceAttr which) {
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, which, ordinal);
   };

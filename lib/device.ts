@@ -170,7 +170,6 @@ export class Device {
     this.limitBytes = bytes;
   }
 
-
   /** The id. */
   toString(): string {
     return this.id;
