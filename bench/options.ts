@@ -12,6 +12,7 @@ const { values, positionals } = parseArgs({
     small: { type: 'boolean', default: false },
     unchecked: { type: 'boolean', default: false },
     json: { type: 'string' },
+    seconds: { type: 'string', default: 'Infinity' },
   },
   allowPositionals: true,
 });
@@ -28,9 +29,12 @@ export const SMALL = values.small;
 export const UNCHECKED = values.unchecked;
 /** `--json FILE`: where the results are written. Default bench-results/<time>.json. */
 export const JSON_FILE = values.json;
+/** `--seconds N`: no case of the GPU is begun after so long. Default: none is left out. */
+export const SECONDS = Number(values.seconds);
 /** A case runs if its name contains one of these; none mean all. */
 export const FILTERS: readonly string[] = positionals;
 
+if (!(SECONDS > 0)) throw new Error(`bench: expected a number above 0 for --seconds, got ${values.seconds}`);
 if (SUITE !== 'cpu' && SUITE !== 'gpu') throw new Error(`bench: expected cpu or gpu for --suite, got ${SUITE}`);
 
 export const isWanted = (name: string): boolean =>
