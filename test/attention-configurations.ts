@@ -25,6 +25,8 @@ const DECODE_KEYS = [63, 129, 257, 513, 700];
 const WINDOW_SIDES = [-1, 0, 1, 3, 17, 63, 64, 65, 200];
 /** Multiply-adds of a product of queries and keys: the plain formula takes about a tenth of a microsecond for each. */
 const WORK = 1.2e6;
+/** Where hardly a query saw several keys: that many are put there, and all are seen. */
+const FEWEST_KEYS = 9;
 const LARGE_WORK = 1e7;
 const LARGE_SHARE = 0.12;
 /** A result of fewer elements is judged by several draws of its inputs, see op-tests.ts. */
@@ -144,7 +146,7 @@ export function drawAttention(number: number): AttentionConfiguration {
   if (!mostSeeSeveral(c, sequences)) {
     delete c.causal;
     delete c.window;
-    for (const each of sequences) each.keys = Math.max(each.keys, 2);
+    for (const each of sequences) each.keys = Math.max(each.keys, FEWEST_KEYS);
   }
   if (packed) {
     const queryLengths = sequences.map(({ queries }) => queries);
