@@ -111,7 +111,7 @@ describe('what is held of a device', () => {
     });
 
     test('workspace of ops is counted on cuda, alike at each call; the others say that they do not know', async () => {
-      if (device !== 'cuda') {
+      if (deviceNamed(device).type !== 'cuda') {
         expect(of().peakWorkspaceBytes).toBeNull();
         return;
       }
