@@ -39,19 +39,51 @@ __device__ __forceinline__ void load_floats(float* tile_smem, const T* rows_gmem
   }
 }
 
+// In sections of 32 features, whose sums are added without loss: long sums in one float would be the largest error of a score.
 template <int D>
 __device__ __forceinline__ float dot(const float* a, const float* b) {
-  float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 8
-  for (int i = 0; i < D; i += 4) {
-    const float4 x = *reinterpret_cast<const float4*>(a + i);
-    const float4 y = *reinterpret_cast<const float4*>(b + i);
-    sum.x = fmaf(x.x, y.x, sum.x);
-    sum.y = fmaf(x.y, y.y, sum.y);
-    sum.z = fmaf(x.z, y.z, sum.z);
-    sum.w = fmaf(x.w, y.w, sum.w);
+  static_assert(D % 32 == 0);
+  float sum = 0.0f;
+  float lost = 0.0f;
+#pragma unroll 1
+  for (int first = 0; first < D; first += 32) {
+    float4 part = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int i = first; i < first + 32; i += 4) {
+      const float4 x = *reinterpret_cast<const float4*>(a + i);
+      const float4 y = *reinterpret_cast<const float4*>(b + i);
+      part.x = fmaf(x.x, y.x, part.x);
+      part.y = fmaf(x.y, y.y, part.y);
+      part.z = fmaf(x.z, y.z, part.z);
+      part.w = fmaf(x.w, y.w, part.w);
+    }
+    const float section = (part.x + part.y) + (part.z + part.w);
+    const float total = sum + section;
+    const float shift = total - sum;
+    lost += (sum - (total - shift)) + (section - shift);
+    sum = total;
   }
-  return (sum.x + sum.y) + (sum.z + sum.w);
+  return sum + lost;
+}
+
+// e^x, correct to 0.66 units in the last place where it is above 1e-36 (expf: 1), for x up to 88. r is what x is off a multiple of ln(2), in two
+// floats; e^r = 1 + (r + r^2 p(r)), where the rounding of 1 + r is made good.
+__device__ __forceinline__ float exp_rounded(float x) {
+  const float n = rintf(x * LOG2_E);
+  const float coarse = fmaf(n, -0.693145751953125f, x);  // exact
+  const float fine = n * -1.42860677e-6f;
+  const float r = coarse + fine;
+  const float rest = (coarse - r) + fine;
+  float p = 1.98948136e-4f;
+  p = fmaf(p, r, 1.39295437e-3f);
+  p = fmaf(p, r, 8.33330409e-3f);
+  p = fmaf(p, r, 4.16665041e-2f);
+  p = fmaf(p, r, 1.66666667e-1f);
+  p = fmaf(p, r, 0.5f);
+  const float one_r = 1.0f + r;
+  const float tail = fmaf(p * r, r, rest) + ((1.0f - one_r) + r);
+  const float power = __int_as_float((static_cast<int>(n) + 127) << 23);
+  return x > -85.0f ? (one_r + tail) * power : expf(x);  // also -Infinity and NaN
 }
 
 // The score of a query and a key in the natural exponent, and its derivative by the product; -Infinity if the key is not seen.
@@ -134,13 +166,13 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     for (int offset = E::LANES / 2; offset > 0; offset /= 2)
       tile_largest = fmaxf(tile_largest, __shfl_xor_sync(0xffffffff, tile_largest, offset));
     const float base = tile_largest == -INFINITY ? 0.0f : tile_largest;
-    const float shrink = expf(largest - base);
+    const float shrink = exp_rounded(largest - base);
     largest = tile_largest;
     float part = 0.0f;
 #pragma unroll
     for (int i = 0; i < E::SCORES; i++) {
       const int key = lane + i * E::LANES;
-      const float p = expf(s[i] - base);
+      const float p = exp_rounded(s[i] - base);
       part += p;
       p_smem[row * (E::R + 1) + key] = p * keep_factor(args, problem, query, first_key + key);
     }
@@ -148,39 +180,42 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     for (int offset = E::LANES / 2; offset > 0; offset /= 2) part += __shfl_xor_sync(0xffffffff, part, offset);
     sum = sum * shrink + part;
     __syncwarp();  // the row's probabilities are there for its threads, which are of one warp
-#pragma unroll
-    for (int i = 0; i < E::FEATURES; i++) out[i] *= shrink;
+    float part_out[E::FEATURES] = {};
+#pragma unroll 4
     for (int key = 0; key < E::R; key++) {
       const float p = p_smem[row * (E::R + 1) + key];
 #pragma unroll
-      for (int i = 0; i < E::FEATURES; i++) out[i] = fmaf(p, v_smem[key * E::STRIDE + lane + i * E::LANES], out[i]);
+      for (int i = 0; i < E::FEATURES; i++)
+        part_out[i] = fmaf(p, v_smem[key * E::STRIDE + lane + i * E::LANES], part_out[i]);
     }
+#pragma unroll
+    for (int i = 0; i < E::FEATURES; i++) out[i] = fmaf(out[i], shrink, part_out[i]);
   }
   if (query >= problem.queries) return;
   float weight = 1.0f;
   if (args.sinks) {
     const float sink = sink_of<T>(args, head);
     const float larger = fmaxf(largest, sink);
-    weight = expf(largest - larger);
-    sum = sum * weight + expf(sink - larger);
+    weight = exp_rounded(largest - larger);
+    sum = sum * weight + exp_rounded(sink - larger);
     largest = larger;
   }
-  const float inverse = sum == 0.0f ? 0.0f : weight / sum;  // NaN stays
+  const float divisor = sum == 0.0f ? 1.0f : sum;  // NaN stays
   if (lane == 0) args.lse[problem.lse_start + query] = sum == 0.0f ? -INFINITY : largest + logf(sum);
   T* out_row = static_cast<T*>(args.out) + problem.q_start + int64_t(query) * args.query_row;
 #pragma unroll
   for (int i = 0; i < E::FEATURES; i++) {
     const int feature = lane + i * E::LANES;
-    if (feature < args.head_dim) out_row[feature] = static_cast<T>(out[i] * inverse);
+    if (feature < args.head_dim) out_row[feature] = static_cast<T>(out[i] * weight / divisor);
   }
 }
 
-// delta, base and inverse of each query. The probabilities are computed anew rather than from lse, whose rounding would be an error of each of
+// delta, base and sum of each query. The probabilities are computed anew rather than from lse, whose rounding would be an error of each of
 // them; and delta is added up in the order of d_out v^T, so that their difference is 0 where it has to be.
 template <class T, int D>
 __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     attention_backward_prepare_elementwise(const __grid_constant__ AttentionBackwardArguments args, float* delta,
-                                           float* base, float* inverse) {
+                                           float* base, float* sums) {
   using E = Elementwise<D>;
   extern __shared__ __align__(16) float tiles[];
   float* q_smem = tiles;
@@ -222,9 +257,9 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
       larger = fmaxf(larger, s[i]);
     }
     if (larger == -INFINITY) continue;
-    sum *= expf(largest - larger);
+    sum *= exp_rounded(largest - larger);
 #pragma unroll
-    for (int i = 0; i < E::SCORES; i++) sum += expf(s[i] - larger);
+    for (int i = 0; i < E::SCORES; i++) sum += exp_rounded(s[i] - larger);
     largest = larger;
   }
   // The row's threads put theirs together.
@@ -234,18 +269,18 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     const float other_sum = __shfl_xor_sync(0xffffffff, sum, offset);
     const float larger = fmaxf(largest, other);
     if (larger == -INFINITY) continue;
-    sum = sum * expf(largest - larger) + other_sum * expf(other - larger);
+    sum = sum * exp_rounded(largest - larger) + other_sum * exp_rounded(other - larger);
     largest = larger;
   }
   if (lane > 0 || query >= problem.queries) return;
   if (args.sinks) {
     const float sink = sink_of<T>(args, head);
     const float larger = fmaxf(largest, sink);
-    sum = sum * expf(largest - larger) + expf(sink - larger);
+    sum = sum * exp_rounded(largest - larger) + exp_rounded(sink - larger);
     largest = larger;
   }
   base[statistic] = largest;
-  inverse[statistic] = sum == 0.0f ? 0.0f : 1.0f / sum;
+  sums[statistic] = sum;
 }
 
 // P (as the values were weighted) and dS of a tile, transposed if the rows are keys: [R, R + 1] each, from tiles of Q, K, dOut and V.
@@ -257,7 +292,7 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
   using E = Elementwise<D>;
   const int row = threadIdx.x / E::LANES;
   const int lane = threadIdx.x % E::LANES;
-#pragma unroll
+#pragma unroll 2
   for (int i = 0; i < E::SCORES; i++) {
     const int other = lane + i * E::LANES;
     const int query = KEY_ROWS ? other : row;
@@ -273,7 +308,7 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
         const int64_t statistic = problem.lse_start + first_query + query;
         const float keep = keep_factor(args, problem, first_query + query, first_key + key);
         const float dp = dot<D>(d_out_smem + query * E::STRIDE, v_smem + key * E::STRIDE);
-        p = expf(score - args.base[statistic]) * args.inverse[statistic];
+        p = exp_rounded(score - args.base[statistic]) / args.sum[statistic];
         const float d_lse = args.d_lse ? args.d_lse[statistic] : 0.0f;
         ds = p * ((dp * keep - args.delta[statistic]) + d_lse) * derivative;
         p *= keep;
@@ -327,14 +362,22 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
       gradient_scores<T, D, true>(args, problem, slope, q_smem, k_smem, v_smem, d_out_smem, p_smem, ds_smem,
                                   first_query, first_key);
       __syncwarp();  // a row's threads are of one warp
+      float part_k[E::FEATURES] = {};
+      float part_v[E::FEATURES] = {};
+#pragma unroll 4
       for (int query = 0; query < E::R; query++) {
         const float p = p_smem[row * (E::R + 1) + query];
         const float ds = ds_smem[row * (E::R + 1) + query];
 #pragma unroll
         for (int i = 0; i < E::FEATURES; i++) {
-          d_v[i] = fmaf(p, d_out_smem[query * E::STRIDE + lane + i * E::LANES], d_v[i]);
-          d_k[i] = fmaf(ds, q_smem[query * E::STRIDE + lane + i * E::LANES], d_k[i]);
+          part_v[i] = fmaf(p, d_out_smem[query * E::STRIDE + lane + i * E::LANES], part_v[i]);
+          part_k[i] = fmaf(ds, q_smem[query * E::STRIDE + lane + i * E::LANES], part_k[i]);
         }
+      }
+#pragma unroll
+      for (int i = 0; i < E::FEATURES; i++) {
+        d_k[i] += part_k[i];
+        d_v[i] += part_v[i];
       }
     }
   }
@@ -386,11 +429,15 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     gradient_scores<T, D, false>(args, problem, slope, q_smem, k_smem, v_smem, d_out_smem, p_smem, ds_smem, first_query,
                                  first_key);
     __syncwarp();
+    float part[E::FEATURES] = {};
+#pragma unroll 4
     for (int key = 0; key < E::R; key++) {
       const float ds = ds_smem[row * (E::R + 1) + key];
 #pragma unroll
-      for (int i = 0; i < E::FEATURES; i++) sum[i] = fmaf(ds, k_smem[key * E::STRIDE + lane + i * E::LANES], sum[i]);
+      for (int i = 0; i < E::FEATURES; i++) part[i] = fmaf(ds, k_smem[key * E::STRIDE + lane + i * E::LANES], part[i]);
     }
+#pragma unroll
+    for (int i = 0; i < E::FEATURES; i++) sum[i] += part[i];
   }
   if (first_query + row >= problem.queries) return;
 #pragma unroll
