@@ -290,9 +290,9 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
                                                 const float* d_out_smem, float* p_smem, float* ds_smem, int first_query,
                                                 int first_key) {
   using E = Elementwise<D>;
-  const int row = threadIdx.x / E::LANES;
-  const int lane = threadIdx.x % E::LANES;
-#pragma unroll 2
+  const int row = tid_x() / E::LANES;
+  const int lane = tid_x() % E::LANES;
+#pragma unroll
   for (int i = 0; i < E::SCORES; i++) {
     const int other = lane + i * E::LANES;
     const int query = KEY_ROWS ? other : row;
@@ -320,7 +320,7 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS, D < 64 ? 2 : 1)
     attention_backward_keys_elementwise(const __grid_constant__ AttentionBackwardArguments args) {
   using E = Elementwise<D>;
   extern __shared__ __align__(16) float tiles[];
@@ -333,8 +333,6 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
   const int key_head = blockIdx.y;
   const int batch = blockIdx.z;
   const int first_key = blockIdx.x * E::R;
-  const int row = threadIdx.x / E::LANES;
-  const int lane = threadIdx.x % E::LANES;
   float d_k[E::FEATURES];
   float d_v[E::FEATURES];
 #pragma unroll
@@ -362,6 +360,9 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
       gradient_scores<T, D, true>(args, problem, slope, q_smem, k_smem, v_smem, d_out_smem, p_smem, ds_smem,
                                   first_query, first_key);
       __syncwarp();  // a row's threads are of one warp
+      // Worked out anew, rather than kept in registers.
+      const int row = tid_x() / E::LANES;
+      const int lane = tid_x() % E::LANES;
       float part_k[E::FEATURES] = {};
       float part_v[E::FEATURES] = {};
 #pragma unroll 4
@@ -381,8 +382,11 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
       }
     }
   }
-  if (first_key + row >= first.keys) return;
-  const int64_t target = start + int64_t(row) * args.key_row;
+  const Problem problem(args, ctaid_z(), ctaid_y() * args.heads_per_key_head);
+  const int key = ctaid_x() * E::R + tid_x() / E::LANES;
+  const int lane = tid_x() % E::LANES;
+  if (key >= problem.keys) return;
+  const int64_t target = problem.k_start + int64_t(key) * args.key_row;
 #pragma unroll
   for (int i = 0; i < E::FEATURES; i++) {
     const int feature = lane + i * E::LANES;
@@ -393,7 +397,7 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
+__global__ void __launch_bounds__(ELEMENTWISE_THREADS, D < 64 ? 2 : 1)
     attention_backward_queries_elementwise(const __grid_constant__ AttentionBackwardArguments args) {
   using E = Elementwise<D>;
   extern __shared__ __align__(16) float tiles[];
