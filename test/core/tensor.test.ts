@@ -383,7 +383,9 @@ describe('views and copies', () => {
 });
 
 describe('to()', () => {
-  const present = BACKENDS.filter(({ skipped }) => skipped === null).map(({ name }) => deviceNamed(name).id as DeviceName);
+  const present = BACKENDS.filter(({ skipped }) => skipped === null).map(
+    ({ name }) => deviceNamed(name).id as DeviceName,
+  );
   const pairs = present.flatMap((from) => present.map((to) => [from, to] as const));
 
   test.each(pairs)('from %s to %s, every dtype to every dtype', async (from, to) => {
