@@ -31,7 +31,7 @@ export interface Native {
 export interface LoadAttempt {
   /** Whether it is the one with CUDA. */
   cuda: boolean;
-  /** The file, inside the package; null if there is none. */
+  /** The file, from the package's folder if it is inside; null if there is none. */
   file: string | null;
   /** Null for the one that was loaded. */
   problem: Problem | null;
@@ -67,7 +67,7 @@ function attempt(root: string, folder: string): Native | null {
     result.problem = missing(root, folder);
     return null;
   }
-  result.file = path.relative(root, file);
+  result.file = file.startsWith(root) ? path.relative(root, file) : file;
   try {
     return nodeGypBuild(place) as Native;
   } catch (error) {

@@ -17,7 +17,9 @@ describe('the backend contract', () => {
     const plain = ['cpu', 'emptyCache', 'fmaPeak', 'isa', 'setThreads', 'threads'];
     // The one with CUDA was loaded if it has either of its two functions; it then has both.
     const withCuda = native?.cudaReport !== undefined || native?.openCuda !== undefined;
-    expect(Object.keys(native ?? {}).sort()).toEqual([...plain, ...(withCuda ? ['cudaReport', 'openCuda'] : [])].sort());
+    expect(Object.keys(native ?? {}).sort()).toEqual(
+      [...plain, ...(withCuda ? ['cudaReport', 'openCuda'] : [])].sort(),
+    );
     expect(['base', 'avx2', 'avx512', 'avx512vnni']).toContain(native?.isa);
   });
 });
