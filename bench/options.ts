@@ -13,5 +13,5 @@ const { values, positionals } = parseArgs({
 export const DEVICE = values.device as DeviceName;
 /** `--once`: every case runs one time, neither checked nor timed nor written, for a profiler that looks on. */
 export const ONCE = values.once;
-/** A case runs if its name contains one of these; none mean all. */
+/** Names or groups of cases, see groups.ts; none mean all. */
 export const FILTERS: readonly string[] = positionals;

@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 /**
- * Times the ops of the cpu device, or of another: `npm run bench [-- --device cuda] [name …]`, where a name picks the cases that contain it.
+ * Times the ops of the cpu device, or of another: `npm run bench [-- --device cuda] [name …]`, where a name picks the cases that
+ * contain it, or is flash-attention, ternary, memory or all.
  * Every case is checked against an independent float64 result before it is timed. Prints one line a case and writes bench-results/<time>.json.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -11,6 +12,7 @@ import * as path from 'node:path';
 import { device, devices, getThreads, setThreads } from '../lib/device.js';
 import { native, packageRoot } from '../lib/native.js';
 import { benchCases, type BenchCase, type Unit } from './cases.js';
+import { isPicked } from './groups.js';
 import { DEVICE, FILTERS, ONCE } from './options.js';
 
 const MIN_SECONDS = 0.6;
@@ -71,8 +73,9 @@ async function main(): Promise<void> {
     );
   }
   const results: Result[] = [];
-  for (const make of benchCases()) {
-    if (FILTERS.length > 0 && !FILTERS.some((filter) => make.name.includes(filter))) continue;
+  const picked = benchCases().filter((each) => isPicked(each, FILTERS));
+  if (picked.length === 0) throw new Error(`bench: expected the name or group of a case, got ${FILTERS.join(' ')}`);
+  for (const make of picked) {
     const bench = make.prepare();
     if (ONCE) {
       bench.run();
