@@ -17,7 +17,7 @@ ${Object.entries(COMMANDS)
 
 /** What `parseArgs` throws of options it does not know, and nothing else does. */
 function isWrongCall(error: unknown): error is Error {
-  return error instanceof Error && String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS_');
+  return String((error as NodeJS.ErrnoException | null)?.code).startsWith('ERR_PARSE_ARGS_');
 }
 
 /** The command line. Gives the exit code: 2 for a wrong call, else that of the command. */

@@ -425,7 +425,7 @@ describe('switches of the environment', () => {
     const why = 'no native addon (the native addon is switched off by TERNFLASH_NATIVE=0)';
     expect(result).toEqual({
       devices: [
-        expect.objectContaining({ id: 'cuda', available: false, isDefault: false }),
+        { id: 'cuda', available: false, isDefault: false, reason: why },
         { id: 'cpu', available: false, isDefault: false, reason: why },
         { id: 'reference', available: true, isDefault: true, reason: 'plain TypeScript, always present' },
       ],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { linear, randn, type Tensor } from '../../lib/index.js';
+import { getDefaultDevice, linear, randn, type Tensor } from '../../lib/index.js';
 import { hasCpu } from '../harness.js';
 import { LIBRARY, messageOf, resultOfChild, startWorker, type Library } from './child.js';
 
@@ -39,6 +39,8 @@ const compute = async (library: Library, seed: number): Promise<number[][]> => {
 
   test('each has its own memory count, default device and random sequence', async () => {
     const held = randn([1000], { device: 'cpu' });
+    const mine = getDefaultDevice();
+    expect(mine.id).not.toBe('reference');
     const worker = startWorker((library) => {
       const x = library.zeros([3], { device: 'cpu' });
       library.setDefaultDevice('reference');
@@ -48,7 +50,8 @@ const compute = async (library: Library, seed: number): Promise<number[][]> => {
       memory: { tensors: 1, bytes: 12, peakBytes: 12, offloadedBytes: 0 },
       size: 3,
     });
-    expect(randn([1]).device.id).toBe('cpu');
+    expect(getDefaultDevice()).toBe(mine);
+    expect(randn([1]).device).toBe(mine);
     held.dispose();
   });
 
