@@ -73,7 +73,7 @@ const ENTRIES = {
   },
   'no-cuda-build': {
     message: 'this build of ternflash has no CUDA kernels',
-    remedy: 'build the addon with CUDA: npm run build:cuda',
+    remedy: 'build the addon with CUDA: npm explore ternflash -- npm run build:cuda (in a clone: npm run build:cuda)',
     heading: 'A build without CUDA',
     broken: false,
   },
