@@ -3,17 +3,18 @@
 
 import type { Unit } from './cases.js';
 
-interface Named {
+/** A case of either suite; those of the GPU say by their names what they are. */
+export interface Named {
   name: string;
-  unit: Unit;
+  unit?: Unit;
 }
 
 /** Cases that belong together. Any other word picks the cases whose names contain it. */
 const GROUPS: Readonly<Record<string, (c: Named) => boolean>> = {
   all: () => true,
-  'flash-attention': ({ name }) => name.startsWith('flash-attention'),
+  'flash-attention': ({ name }) => /^(flash-)?attention /.test(name),
   ternary: ({ name }) => name.includes('ternary') || name.startsWith('bit-linear'),
-  memory: ({ name, unit }) => unit === 'bytes' && !name.includes('ternary'),
+  memory: ({ name, unit }) => name.startsWith('memory ') || (unit === 'bytes' && !name.includes('ternary')),
 };
 
 /** Whether one of the words picks the case; no words pick all. */

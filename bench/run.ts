@@ -5,15 +5,15 @@
  * Times the ops of the cpu device, or of another: `npm run bench [-- --device cuda] [name …]`, where a name picks the cases that
  * contain it, or is flash-attention, ternary, memory or all.
  * Every case is checked against an independent float64 result before it is timed. Prints one line a case and writes bench-results/<time>.json.
+ * A GPU has cases of its own, gpu-run.ts; `--suite` picks the others. See options.ts.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
-import * as path from 'node:path';
 import { device, devices, getThreads, setThreads } from '../lib/device.js';
-import { native, packageRoot } from '../lib/native.js';
+import { native } from '../lib/native.js';
 import { benchCases, type BenchCase, type Unit } from './cases.js';
-import { isPicked } from './groups.js';
-import { DEVICE, FILTERS, ONCE } from './options.js';
+import { runGpuSuite } from './gpu-run.js';
+import { DEVICE, FILTERS, isWanted, ONCE, SUITE } from './options.js';
+import { writeResults } from './results.js';
 
 const MIN_SECONDS = 0.6;
 const MIN_RUNS = 5;
@@ -60,6 +60,7 @@ async function time(bench: BenchCase): Promise<{ median: number; fastest: number
 
 async function main(): Promise<void> {
   if (!native) throw new Error('bench: expected the native addon (npm run build:native), got none');
+  if (SUITE === 'gpu') return runGpuSuite();
   const all = getThreads();
   const place = device(DEVICE);
   const onCpu = place.type === 'cpu';
@@ -73,7 +74,7 @@ async function main(): Promise<void> {
     );
   }
   const results: Result[] = [];
-  const picked = benchCases().filter((each) => isPicked(each, FILTERS));
+  const picked = benchCases().filter(isWanted);
   if (picked.length === 0) throw new Error(`bench: expected the name or group of a case, got ${FILTERS.join(' ')}`);
   for (const make of picked) {
     const bench = make.prepare();
@@ -113,15 +114,7 @@ async function main(): Promise<void> {
     bench.dispose();
   }
   if (ONCE) return;
-  const folder = path.join(packageRoot(), 'bench-results');
-  mkdirSync(folder, { recursive: true });
-  const date = new Date().toISOString();
-  const file = path.join(folder, `${date.replaceAll(':', '-')}.json`);
-  writeFileSync(
-    file,
-    JSON.stringify({ date, device: place.id, processor: model, isa: native.isa, peak, results }, null, 2),
-  );
-  console.log(`\nwritten: ${path.relative(process.cwd(), file)}`);
+  writeResults({ device: place.id, processor: model, isa: native.isa, peak, results });
 }
 
 main().catch((error: unknown) => {

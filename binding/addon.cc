@@ -10,6 +10,7 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -40,6 +41,14 @@ struct OpenDevice {
   std::shared_ptr<Device> device;
   Allocator allocator;
   HostMemory host;
+
+  struct Captured {
+    std::shared_ptr<Graph> graph;
+    GraphMemory::Pins pins;
+  };
+  std::map<uint32_t, Captured> graphs;
+  uint32_t next_graph = 0;
+  bool capturing = false;
 };
 
 // What an exported function of a device is called with.
@@ -72,6 +81,12 @@ const Allocator::Block& block_of(const Napi::CallbackInfo& info, size_t bytes) {
   return *block;
 }
 
+// What is read, waited for or given away during a capture would not have been computed.
+void expect_no_capture(const Napi::CallbackInfo& info) {
+  if (device_of(info).capturing)
+    throw Napi::Error::New(info.Env(), "expected no capture under way, got a call inside one");
+}
+
 Napi::Value allocate(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
   const int64_t id = device_of(info).allocator.allocate(bytes);
@@ -81,7 +96,23 @@ Napi::Value allocate(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value free_bytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(device_of(info).device->free_bytes()));
+  return Napi::Number::New(info.Env(), static_cast<double>(device_of(info).allocator.free_bytes()));
+}
+
+void set_memory_limit(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
+  const size_t bytes = info[0].IsNumber() ? static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue()) : SIZE_MAX;
+  device_of(info).allocator.set_limit(bytes);
+}
+
+Napi::Value reserved_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(device_of(info).allocator.reserved_bytes()));
+}
+
+void empty_device_cache(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
+  device_of(info).allocator.trim();
+  device_of(info).device->trim_host();
 }
 
 void free_buffer(const Napi::CallbackInfo& info) {
@@ -96,7 +127,15 @@ void free_buffer(const Napi::CallbackInfo& info) {
 void write(const Napi::CallbackInfo& info) {
   Napi::Uint8Array source = info[1].As<Napi::Uint8Array>();
   void* data = block_of(info, source.ByteLength()).data;
+  device_of(info).allocator.use(buffer_id(info[0]));
   device_of(info).device->write(data, source.Data(), source.ByteLength());
+}
+
+Napi::Object failure_object(Napi::Env env, const Failure& failure) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("op", failure.op);
+  object.Set("message", failure.message);
+  return object;
 }
 
 // How far a call into JavaScript has come. `delivered` belongs to the JavaScript thread; the device's thread sets
@@ -153,10 +192,7 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
               done.Call({env.Null()});
               return;
             }
-            Napi::Object object = Napi::Object::New(env);
-            object.Set("op", owned->op);
-            object.Set("message", owned->message);
-            done.Call({object});
+            done.Call({failure_object(env, *owned)});
           } catch (const Napi::Error&) {
             // `done` itself throws nothing: the JavaScript thread is being terminated, and nobody waits any more.
           }
@@ -168,16 +204,19 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
 }
 
 void read_buffer(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
   const size_t bytes = info[1].As<Napi::Uint8Array>().ByteLength();
   when_done(info, "read", info[2].As<Napi::Function>(), info[1], block_of(info, bytes).data);
 }
 
 void synchronize(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
   when_done(info, "synchronize", info[0].As<Napi::Function>(), info.Env().Null(), nullptr);
 }
 
 // A queued copy holds the host block; the device block is reused in the order of the queue.
 Napi::Value offload(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
   OpenDevice& open = device_of(info);
   const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().DoubleValue());
   const void* source = block_of(info, bytes).data;
@@ -189,6 +228,7 @@ Napi::Value offload(const Napi::CallbackInfo& info) {
 }
 
 void restore(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
   OpenDevice& open = device_of(info);
   const HostMemory::Block* host = open.host.find(buffer_id(info[0]));
   const Allocator::Block* target = open.allocator.find(buffer_id(info[1]));
@@ -211,10 +251,13 @@ void free_host(const Napi::CallbackInfo& info) {
 // the device: whatever happens to this JavaScript thread from then on, `done` and its thread-safe function included,
 // has no part in it.
 Napi::Value send(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
   Addon& addon = addon_of(info);
   OpenDevice& open = device_of(info);
   const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().DoubleValue());
   if (block_of(info, bytes).bytes != bytes) throw Napi::Error::New(info.Env(), "expected a buffer to be sent whole");
+  if (open.allocator.used_by_graph(buffer_id(info[0])))
+    throw Napi::Error::New(info.Env(), "expected a buffer that no graph uses");
   const auto parcel = std::make_shared<Parcel>(open.allocator.surrender(buffer_id(info[0])), *open.device, addon.life);
   Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
   const std::string token = addon.transfers->new_token();
@@ -257,6 +300,57 @@ Napi::Value reclaim(const Napi::CallbackInfo& info) {
   return total_of(info.Env(), addon_of(info).transfers->reclaim());
 }
 
+Napi::Value begin_capture(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
+  OpenDevice& open = device_of(info);
+  const std::string problem = open.device->begin_capture();
+  if (!problem.empty()) return Napi::String::New(info.Env(), problem);
+  open.allocator.begin_capture();
+  open.capturing = true;
+  return info.Env().Null();
+}
+
+Napi::Value end_capture(const Napi::CallbackInfo& info) {
+  OpenDevice& open = device_of(info);
+  if (!open.capturing) throw Napi::Error::New(info.Env(), "expected a capture under way, got none");
+  open.capturing = false;
+  Failure failure;
+  OpenDevice::Captured captured{open.device->end_capture(failure), open.allocator.end_capture()};
+  Napi::Object result = Napi::Object::New(info.Env());
+  if (!captured.graph) {
+    open.allocator.release_graph(captured.pins);
+    result.Set("failure", failure_object(info.Env(), failure));
+    return result;
+  }
+  open.graphs.emplace(open.next_graph, std::move(captured));
+  result.Set("graph", open.next_graph++);
+  return result;
+}
+
+void replay(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
+  OpenDevice& open = device_of(info);
+  const auto found = open.graphs.find(buffer_id(info[0]));
+  if (found == open.graphs.end()) throw Napi::Error::New(info.Env(), "expected a live graph");
+  open.device->replay(found->second.graph);
+}
+
+// Queued replays come before whatever its memory is used for next.
+void free_graph(const Napi::CallbackInfo& info) {
+  OpenDevice& open = device_of(info);
+  const auto found = open.graphs.find(buffer_id(info[0]));
+  if (found == open.graphs.end()) return;
+  open.device->drop(std::move(found->second.graph));
+  open.allocator.release_graph(found->second.pins);
+  open.graphs.erase(found);
+}
+
+Napi::Value is_used_by_graph(const Napi::CallbackInfo& info) {
+  const Allocator& allocator = device_of(info).allocator;
+  const uint32_t id = buffer_id(info[0]);
+  return Napi::Boolean::New(info.Env(), allocator.find(id) && allocator.used_by_graph(id));
+}
+
 template <class Params, void (*cpu::Kernels::*KERNEL)(const Params&, cpu::Context&)>
 void call_cpu(const Napi::CallbackInfo& info) {
   const Entry& entry = entry_of(info);
@@ -273,10 +367,6 @@ Napi::Value threads(const Napi::CallbackInfo& info) {
 
 void set_threads(const Napi::CallbackInfo& info) {
   addon_of(info).pool().resize(info[0].As<Napi::Number>().Int32Value());
-}
-
-void empty_cache(const Napi::CallbackInfo& info) {
-  for (OpenDevice& open : addon_of(info).devices) open.allocator.trim();
 }
 
 // Operations a second of `threads` threads that do nothing but multiply-adds in registers.
@@ -328,6 +418,9 @@ Napi::Object backend_of(Napi::Env env, Addon& addon, OpenDevice& open) {
   };
   method("allocate", allocate);
   method("freeBytes", free_bytes);
+  method("reservedBytes", reserved_bytes);
+  method("setMemoryLimit", set_memory_limit);
+  method("emptyCache", empty_device_cache);
   method("free", free_buffer);
   method("write", write);
   method("read", read_buffer);
@@ -335,6 +428,11 @@ Napi::Object backend_of(Napi::Env env, Addon& addon, OpenDevice& open) {
   method("offload", offload);
   method("restore", restore);
   method("freeHost", free_host);
+  method("beginCapture", begin_capture);
+  method("endCapture", end_capture);
+  method("replay", replay);
+  method("freeGraph", free_graph);
+  method("isUsedByGraph", is_used_by_graph);
   method("send", send);
   method("receive", receive);
   method("discard", discard);
@@ -356,12 +454,14 @@ Napi::Object cpu_backend(Napi::Env env, Addon& addon) {
 
 #if defined(TERNFLASH_CUDA)
 
+CudaDevice& cuda_of(const Napi::CallbackInfo& info) { return static_cast<CudaDevice&>(*device_of(info).device); }
+
 template <class Params, void (*LAUNCH)(const Params&, cuda::Context&)>
 void call_cuda(const Napi::CallbackInfo& info) {
   const Entry& entry = entry_of(info);
   Call<Params> call{};
   read(Args(entry.open->allocator, entry.name, info[0].As<Napi::Object>()), call);
-  static_cast<CudaDevice&>(*entry.open->device).run(entry.name, [&call](cuda::Context& context) {
+  static_cast<CudaDevice&>(*entry.open->device).run(entry.name, entry.open->allocator, [&call](cuda::Context& context) {
     LAUNCH(call.params, context);
   });
 }
@@ -374,6 +474,12 @@ Napi::Value failure_of(Napi::Env env, cudaError_t status) {
   failure.Set("text", cudaGetErrorString(status));
   return failure;
 }
+
+Napi::Value peak_workspace_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(cuda_of(info).peak_workspace_bytes()));
+}
+
+void reset_peak_workspace(const Napi::CallbackInfo& info) { cuda_of(info).reset_peak_workspace(); }
 
 // What the driver says of itself and of each GPU, for the library to judge.
 Napi::Value cuda_report(const Napi::CallbackInfo& info) {
@@ -411,6 +517,10 @@ Napi::Value open_cuda(const Napi::CallbackInfo& info) {
   }
   OpenDevice& open = addon.devices.emplace_back(std::move(device));
   Napi::Object backend = backend_of(env, addon, open);
+  addon.entries.push_back({&open, "peakWorkspaceBytes"});
+  define(env, backend, "peakWorkspaceBytes", peak_workspace_bytes, &addon.entries.back());
+  addon.entries.push_back({&open, "resetPeakWorkspace"});
+  define(env, backend, "resetPeakWorkspace", reset_peak_workspace, &addon.entries.back());
 #define TERNFLASH_EXPORT(name, js_name, Params) \
   addon.entries.push_back({&open, js_name});    \
   define(env, backend, js_name, call_cuda<Params, &cuda::name>, &addon.entries.back());
@@ -428,7 +538,6 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("isa", cpu::kernels().isa);
   define(env, exports, "threads", threads);
   define(env, exports, "setThreads", set_threads);
-  define(env, exports, "emptyCache", empty_cache);
   define(env, exports, "fmaPeak", fma_peak);
 #if defined(TERNFLASH_CUDA)
   define(env, exports, "cudaReport", cuda_report);

@@ -3,6 +3,7 @@
 
 #include "allocator.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -32,24 +33,27 @@ Allocator::Allocator(Device& device) : device_(device) {
 Allocator::~Allocator() {
   for (const Block& block : blocks_)
     if (block.data) device_.free_now()(block.data);
+  for (const GraphMemory::Freed& each : graphs_.retired()) device_.free_now()(each.data);
   for (const auto& [capacity, list] : kept_)
     for (void* data : list) device_.free_now()(data);
 }
 
 int64_t Allocator::allocate(size_t bytes) {
-  const size_t capacity = size_class(bytes + (poison_ ? GUARD_BYTES : 0));
-  void* data = nullptr;
+  // A guard would be written by the replays only, and be looked at before the first.
+  const bool guarded = poison_ && !graphs_.capturing();
+  const size_t capacity = size_class(bytes + (guarded ? GUARD_BYTES : 0));
   const auto kept = kept_.find(capacity);
-  if (kept != kept_.end() && !kept->second.empty()) {
+  void* data = graphs_.capturing() ? graphs_.reuse(capacity) : nullptr;
+  if (!data && kept != kept_.end() && !kept->second.empty()) {
     data = kept->second.back();
     kept->second.pop_back();
     kept_bytes_ -= capacity;
-  } else {
-    data = obtain(capacity);
-    if (!data) return -1;
   }
-  if (poison_) device_.poison(data, bytes, GUARD_BYTES);
-  return enter({data, bytes, capacity, poison_});
+  if (!data) data = obtain(capacity);
+  if (!data) return -1;
+  if (graphs_.capturing()) graphs_.bear(data);
+  if (guarded) device_.poison(data, bytes, GUARD_BYTES);
+  return enter({data, bytes, capacity, guarded});
 }
 
 uint32_t Allocator::enter(const Block& block) {
@@ -65,44 +69,89 @@ uint32_t Allocator::enter(const Block& block) {
   return id;
 }
 
-Allocator::Block Allocator::surrender(uint32_t id) {
+Allocator::Block Allocator::remove(uint32_t id) {
   const Block block = std::exchange(blocks_[id], Block{});
   unused_.push_back(id);
   live_bytes_ -= block.capacity;
   return block;
 }
 
-int64_t Allocator::adopt(const Block& block) { return enter(block); }
+Allocator::Block Allocator::surrender(uint32_t id) {
+  const Block block = remove(id);
+  reserved_bytes_ -= block.capacity;
+  return block;
+}
+
+int64_t Allocator::adopt(const Block& block) {
+  reserved_bytes_ += block.capacity;
+  return enter(block);
+}
 
 void* Allocator::obtain(size_t capacity) {
-  if (void* data = device_.obtain(capacity)) return data;
-  trim();
-  device_.wait();
-  return device_.obtain(capacity);
+  const auto attempt = [&]() -> void* {
+    if (reserved_bytes_ > limit_ || capacity > limit_ - reserved_bytes_) return nullptr;
+    return device_.obtain(capacity);
+  };
+  void* data = attempt();
+  // Giving back waits for the device, which nobody can during a capture.
+  if (!data && !graphs_.capturing()) {
+    trim();
+    device_.wait();
+    data = attempt();
+  }
+  if (data) reserved_bytes_ += capacity;
+  return data;
 }
 
 void Allocator::free(uint32_t id) {
   if (!find(id)) return;
-  const Block block = surrender(id);
-  if (block.guarded) device_.check_guard(block.data, block.bytes, GUARD_BYTES);
+  const Block block = remove(id);
+  // A captured check would look again at every replay, when the block may be somebody else's.
+  if (block.guarded && !graphs_.capturing()) device_.check_guard(block.data, block.bytes, GUARD_BYTES);
+  if (!graphs_.retire(block.data, block.capacity)) keep(block.data, block.capacity);
+}
+
+void Allocator::keep(void* data, size_t capacity) {
   // Where giving back is cheap, keep at most as much as was ever in use at once.
-  if (!device_.keeps_freed_memory() && kept_bytes_ + block.capacity > peak_bytes_) {
-    device_.release(block.data);
+  if (!device_.keeps_freed_memory() && !graphs_.capturing() && kept_bytes_ + capacity > peak_bytes_) {
+    device_.release(data);
+    reserved_bytes_ -= capacity;
   } else {
-    kept_[block.capacity].push_back(block.data);
-    kept_bytes_ += block.capacity;
+    kept_[capacity].push_back(data);
+    kept_bytes_ += capacity;
   }
+}
+
+void Allocator::release_graph(const GraphMemory::Pins& pins) {
+  for (const GraphMemory::Freed& each : graphs_.release(pins)) keep(each.data, each.capacity);
 }
 
 void Allocator::trim() {
   for (const auto& [capacity, list] : kept_)
     for (void* data : list) device_.release(data);
   kept_.clear();
+  reserved_bytes_ -= kept_bytes_;
   kept_bytes_ = 0;
+}
+
+void Allocator::set_limit(size_t bytes) {
+  limit_ = bytes;
+  if (reserved_bytes_ > limit_) trim();
+}
+
+size_t Allocator::free_bytes() const {
+  const size_t under_limit = reserved_bytes_ < limit_ ? limit_ - reserved_bytes_ : 0;
+  return std::min(device_.free_bytes(), under_limit);
 }
 
 const Allocator::Block* Allocator::find(uint32_t id) const {
   return id < blocks_.size() && blocks_[id].data ? &blocks_[id] : nullptr;
+}
+
+const Allocator::Block* Allocator::use(uint32_t id) {
+  const Block* block = find(id);
+  if (block && graphs_.capturing()) graphs_.use(block->data);
+  return block;
 }
 
 }  // namespace ternflash

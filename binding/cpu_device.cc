@@ -92,4 +92,9 @@ void CpuDevice::deliver(const char* op, uint8_t* target, const void* source, siz
   });
 }
 
+std::string CpuDevice::begin_capture() {
+  stream_.begin_capture();
+  return "";
+}
+
 }  // namespace ternflash

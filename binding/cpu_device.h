@@ -29,6 +29,11 @@ class CpuDevice final : public Device {
   void copy_from_host(void* target, std::shared_ptr<void> source, size_t bytes) override;
   void deliver(const char* op, uint8_t* target, const void* source, size_t bytes,
                std::function<void(Failure)> done) override;
+  std::string begin_capture() override;
+  std::shared_ptr<Graph> end_capture(Failure&) override { return stream_.end_capture(); }
+  void replay(const std::shared_ptr<Graph>& graph) override { stream_.replay(graph); }
+  void drop(std::shared_ptr<Graph>) override {}  // queued replays hold it
+  void trim_host() override {}
   void wait() override { stream_.wait(); }
   void shutdown() override { stream_.shutdown(); }
 

@@ -16,6 +16,19 @@ constexpr size_t STAGED_BYTES = 64 << 10;  // larger uploads go through page-loc
 constexpr size_t KEPT_PINNED_BYTES = 256u << 20;
 constexpr size_t NAMED_OPS = 8;
 
+// While a thread captures, the runtime refuses it calls that may wait for the stream or escape the graph. Those that
+// take memory do neither.
+class OutsideCapture {
+ public:
+  OutsideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~OutsideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  OutsideCapture(const OutsideCapture&) = delete;
+  OutsideCapture& operator=(const OutsideCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 void replace(std::string& text, const std::string& name, const std::string& by) {
   const size_t at = text.find(name);
   if (at != std::string::npos) text.replace(at, name.size(), by);
@@ -54,6 +67,7 @@ PinnedMemory::~PinnedMemory() {
 void* PinnedMemory::take(size_t bytes) {
   size_t capacity = STAGED_BYTES;
   while (capacity < bytes) capacity *= 2;
+  const OutsideCapture outside;
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<void*>& kept = kept_[capacity];
   void* data = nullptr;
@@ -70,6 +84,7 @@ void* PinnedMemory::take(size_t bytes) {
 }
 
 void PinnedMemory::give_back(void* data) {
+  const OutsideCapture outside;
   const std::lock_guard<std::mutex> lock(mutex_);
   const size_t capacity = taken_[data];
   taken_.erase(data);
@@ -79,6 +94,21 @@ void PinnedMemory::give_back(void* data) {
     kept_[capacity].push_back(data);
     kept_bytes_ += capacity;
   }
+}
+
+void PinnedMemory::trim() {
+  const OutsideCapture outside;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto& [capacity, list] : kept_) {
+    for (void* data : list) cudaFreeHost(data);
+    list.clear();
+  }
+  kept_bytes_ = 0;
+}
+
+CudaDevice::CudaGraph::~CudaGraph() {
+  const OutsideCapture outside;
+  if (executable) cudaGraphExecDestroy(executable);
 }
 
 CudaDevice::CudaDevice(int ordinal) : name_("cuda:" + std::to_string(ordinal)) { properties_.ordinal = ordinal; }
@@ -97,6 +127,7 @@ cudaError_t CudaDevice::start() {
   int major = 0;
   int minor = 0;
   cudaError_t status = cudaSetDevice(ordinal);
+  const OutsideCapture outside;  // of another device
   const auto attribute = [&](int& value, cudaDeviceAttr which) {
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&value, which, ordinal);
   };
@@ -110,13 +141,6 @@ cudaError_t CudaDevice::start() {
     status = cudaMalloc(reinterpret_cast<void**>(&failure_record_), sizeof(cuda::FailureRecord));
   if (status == cudaSuccess) status = cudaMemsetAsync(failure_record_, 0, sizeof(cuda::FailureRecord), stream_);
   if (status == cudaSuccess) status = cuda::probe_kernels();
-  if (status == cudaSuccess) {
-    // Workspace of the ops comes from the device's pool, in the order of the stream; keep what it has.
-    cudaMemPool_t pool;
-    uint64_t threshold = UINT64_MAX;
-    status = cudaDeviceGetDefaultMemPool(&pool, ordinal);
-    if (status == cudaSuccess) status = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold);
-  }
   if (status != cudaSuccess) {
     cudaGetLastError();
     ended_ = true;
@@ -145,32 +169,55 @@ bool CudaDevice::check(cudaError_t status) {
   return false;
 }
 
-void CudaDevice::run(const char* op, const std::function<void(cuda::Context&)>& launch) {
+void CudaDevice::run(const char* op, Allocator& memory, const std::function<void(cuda::Context&)>& launch) {
   if (ended_) return;
   activate();
   running_op_ = op;
   if (recent_ops_.size() == NAMED_OPS) recent_ops_.erase(recent_ops_.begin());
   recent_ops_.push_back(op);
+  memory_ = &memory;
+  workspace_bytes_ = 0;
   launch(*this);
   check(cudaPeekAtLastError());
-  for (void* data : workspaces_) cudaFreeAsync(data, stream_);
+  for (const uint32_t id : workspaces_) memory.free(id);
   workspaces_.clear();
+  memory_ = nullptr;
+  if (workspace_bytes_ > peak_workspace_bytes_) peak_workspace_bytes_ = workspace_bytes_;
   static const bool synchronous = [] {
     const char* value = std::getenv("TERNFLASH_SYNC");
     return value && std::strcmp(value, "1") == 0;
   }();
-  if (synchronous) check(cudaStreamSynchronize(stream_));
+  running_op_ = op;
+  if (synchronous && !capture_) check(cudaStreamSynchronize(stream_));
 }
 
 void* CudaDevice::workspace(size_t bytes) {
-  void* data = nullptr;
-  if (cudaMallocAsync(&data, bytes, stream_) != cudaSuccess) {
-    cudaGetLastError();
+  const char* op = running_op_;
+  const int64_t id = memory_->allocate(bytes > 0 ? bytes : 1);
+  running_op_ = op;
+  if (id < 0) {
     fail("expected enough memory for workspace, got too little");
     return nullptr;
   }
-  workspaces_.push_back(data);
-  return data;
+  workspaces_.push_back(static_cast<uint32_t>(id));
+  workspace_bytes_ += bytes;
+  return memory_->find(static_cast<uint32_t>(id))->data;
+}
+
+void CudaDevice::upload(void* target, const void* source, size_t bytes) {
+  if (!capture_) {
+    // Ordinary memory is copied to a buffer of the driver's before the call returns.
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream_));
+    return;
+  }
+  const std::shared_ptr<void> copy = obtain_host(bytes);
+  if (!copy) {
+    fail("expected enough page-locked host memory, got too little");
+    return;
+  }
+  std::memcpy(copy.get(), source, bytes);
+  check(cudaMemcpyAsync(target, copy.get(), bytes, cudaMemcpyHostToDevice, stream_));
+  capture_->graph->held.push_back(copy);
 }
 
 void CudaDevice::fail(const char* message) {
@@ -187,6 +234,7 @@ uint32_t CudaDevice::failure_code(const char* message) {
 
 void* CudaDevice::obtain(size_t bytes) {
   activate();
+  const OutsideCapture outside;
   void* data = nullptr;
   if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
   cudaGetLastError();
@@ -195,7 +243,8 @@ void* CudaDevice::obtain(size_t bytes) {
 
 void CudaDevice::release(void* data) {
   activate();
-  cudaFree(data);  // waits for the device by itself
+  const OutsideCapture outside;  // of another device
+  cudaFree(data);                // waits for the device by itself
 }
 
 void (*CudaDevice::free_now() const)(void*) {
@@ -204,6 +253,7 @@ void (*CudaDevice::free_now() const)(void*) {
 
 size_t CudaDevice::free_bytes() const {
   activate();
+  const OutsideCapture outside;
   size_t free = 0;
   size_t total = 0;
   if (cudaMemGetInfo(&free, &total) != cudaSuccess) cudaGetLastError();
@@ -228,10 +278,9 @@ void CudaDevice::write(void* target, const uint8_t* source, size_t bytes) {
   if (bytes == 0 || ended_) return;
   activate();
   running_op_ = "write";
-  void* staged = bytes > STAGED_BYTES ? pinned_->take(bytes) : nullptr;
+  void* staged = bytes > STAGED_BYTES && !capture_ ? pinned_->take(bytes) : nullptr;
   if (!staged) {
-    // Ordinary memory is copied to a buffer of the driver's before the call returns.
-    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream_));
+    upload(target, source, bytes);
     return;
   }
   std::memcpy(staged, source, bytes);
@@ -294,6 +343,57 @@ void CudaDevice::deliver(const char* op, uint8_t* target, const void* source, si
   push(std::move(task));
 }
 
+std::string CudaDevice::begin_capture() {
+  activate();
+  const cudaError_t status = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    return cudaGetErrorString(status);
+  }
+  capture_ = std::make_unique<Capture>();
+  capture_->failure_before = std::exchange(failure_, Failure{});
+  capture_->ops_before = std::exchange(recent_ops_, {});
+  return "";
+}
+
+std::shared_ptr<Graph> CudaDevice::end_capture(Failure& failure) {
+  activate();
+  running_op_ = "capture";
+  const std::unique_ptr<Capture> ended = std::move(capture_);
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream_, &graph));
+  if (graph) {
+    if (!failure_) check(cudaGraphInstantiate(&ended->graph->executable, graph, 0));
+    cudaGraphDestroy(graph);
+  }
+  recent_ops_ = std::move(ended->ops_before);
+  failure = std::exchange(failure_, std::move(ended->failure_before));
+  for (std::shared_ptr<Graph>& each : ended->dropped) drop(std::move(each));
+  return failure ? nullptr : ended->graph;
+}
+
+void CudaDevice::replay(const std::shared_ptr<Graph>& graph) {
+  if (ended_) return;
+  activate();
+  running_op_ = "replay";
+  if (recent_ops_.size() == NAMED_OPS) recent_ops_.erase(recent_ops_.begin());
+  recent_ops_.push_back(running_op_);
+  check(cudaGraphLaunch(static_cast<const CudaGraph&>(*graph).executable, stream_));
+}
+
+// A graph must not go while the device runs it.
+void CudaDevice::drop(std::shared_ptr<Graph> graph) {
+  if (ended_) return;  // nothing runs any more
+  activate();
+  if (capture_) {
+    capture_->dropped.push_back(std::move(graph));
+    return;
+  }
+  Task task{};
+  task.held = std::move(graph);
+  push(std::move(task));
+}
+
 void CudaDevice::push(Task task) {
   if (cudaEventCreateWithFlags(&task.event, cudaEventDisableTiming | cudaEventBlockingSync) != cudaSuccess ||
       cudaEventRecord(task.event, stream_) != cudaSuccess)
@@ -347,11 +447,16 @@ void CudaDevice::loop() {
 
 void CudaDevice::wait() {
   activate();
+  const OutsideCapture outside;  // of another device
   check(cudaStreamSynchronize(stream_));
 }
 
 void CudaDevice::shutdown() {
   if (ended_) return;
+  if (capture_) {
+    Failure ignored;
+    end_capture(ignored);
+  }
   ended_ = true;
   {
     const std::lock_guard<std::mutex> lock(mutex_);

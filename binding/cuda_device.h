@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../cuda/context.h"
+#include "allocator.h"
 #include "device.h"
 
 namespace ternflash {
@@ -46,6 +47,7 @@ class PinnedMemory {
   ~PinnedMemory();
   void* take(size_t bytes);  // null if there is too little
   void give_back(void* data);
+  void trim();
 
  private:
   std::mutex mutex_;
@@ -62,8 +64,13 @@ class CudaDevice final : public Device, public cuda::Context {
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
 
-  // Lets an op launch its kernels. `op` must outlive the device (a literal).
-  void run(const char* op, const std::function<void(cuda::Context&)>& launch);
+  // Lets an op launch its kernels. `op` must outlive the device (a literal). `memory`, of this device, is where
+  // workspace comes from: it is reused in the order of the stream like all memory, and can be used by graphs like all
+  // memory.
+  void run(const char* op, Allocator& memory, const std::function<void(cuda::Context&)>& launch);
+  // The most workspace that one op took since the last reset, as the sizes asked for.
+  size_t peak_workspace_bytes() const { return peak_workspace_bytes_; }
+  void reset_peak_workspace() { peak_workspace_bytes_ = 0; }
 
   const std::string& memory_name() const override { return name_; }
   void* obtain(size_t bytes) override;
@@ -79,12 +86,18 @@ class CudaDevice final : public Device, public cuda::Context {
   void copy_from_host(void* target, std::shared_ptr<void> source, size_t bytes) override;
   void deliver(const char* op, uint8_t* target, const void* source, size_t bytes,
                std::function<void(Failure)> done) override;
+  std::string begin_capture() override;
+  std::shared_ptr<Graph> end_capture(Failure& failure) override;
+  void replay(const std::shared_ptr<Graph>& graph) override;
+  void drop(std::shared_ptr<Graph> graph) override;
+  void trim_host() override { pinned_->trim(); }
   void wait() override;
   void shutdown() override;
 
   const cuda::DeviceProperties& device() const override { return properties_; }
   cudaStream_t stream() const override { return stream_; }
   void* workspace(size_t bytes) override;
+  void upload(void* target, const void* source, size_t bytes) override;
   void fail(const char* message) override;
   cuda::FailureRecord* failure_record() const override { return failure_record_; }
   uint32_t failure_code(const char* message) override;
@@ -103,6 +116,19 @@ class CudaDevice final : public Device, public cuda::Context {
     std::shared_ptr<void> held;
   };
 
+  struct CudaGraph final : Graph {
+    cudaGraphExec_t executable = nullptr;
+    std::vector<std::shared_ptr<void>> held;  // host memory that its copies read
+    ~CudaGraph() override;
+  };
+  // What the device was at before a capture, which has failures and names of ops of its own.
+  struct Capture {
+    std::shared_ptr<CudaGraph> graph = std::make_shared<CudaGraph>();
+    std::vector<std::shared_ptr<Graph>> dropped;  // others, whose turn to go comes after
+    Failure failure_before;
+    std::vector<const char*> ops_before;
+  };
+
   explicit CudaDevice(int ordinal);
   cudaError_t start();
   void activate() const;
@@ -117,7 +143,11 @@ class CudaDevice final : public Device, public cuda::Context {
   cudaStream_t stream_ = nullptr;
   cuda::FailureRecord* failure_record_ = nullptr;
   const char* running_op_ = "";
-  std::vector<void*> workspaces_;  // of the op that is being launched
+  Allocator* memory_ = nullptr;       // while an op is being launched
+  std::vector<uint32_t> workspaces_;  // of that op, numbers in memory_
+  size_t workspace_bytes_ = 0;        // of that op
+  size_t peak_workspace_bytes_ = 0;
+  std::unique_ptr<Capture> capture_;  // under way
   std::vector<const char*> recent_ops_;
   Failure failure_;
   std::shared_ptr<PinnedMemory> pinned_ = std::make_shared<PinnedMemory>();

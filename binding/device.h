@@ -23,6 +23,12 @@ struct Failure {
   explicit operator bool() const { return !op.empty(); }
 };
 
+// Ops that were captured and can be run again.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -58,6 +64,20 @@ class Device {
   // thread of the device's own, with the first failure since the last such call. After shutdown() neither happens.
   virtual void deliver(const char* op, uint8_t* target, const void* source, size_t bytes,
                        std::function<void(Failure)> done) = 0;
+
+  // From now on what is queued is captured instead of run, `write` with a copy of its source; obtain() and
+  // obtain_host() go on as ever. Nobody calls wait(), release(), deliver() or a copy until end_capture(). Returns why
+  // it cannot begin, or an empty text.
+  virtual std::string begin_capture() = 0;
+  // What was captured, or null and why.
+  virtual std::shared_ptr<Graph> end_capture(Failure& failure) = 0;
+  // Queues what was captured.
+  virtual void replay(const std::shared_ptr<Graph>& graph) = 0;
+  // Lets go of it after everything queued so far.
+  virtual void drop(std::shared_ptr<Graph> graph) = 0;
+
+  // Gives host memory that is kept for reuse back to the system.
+  virtual void trim_host() = 0;
 
   // Waits until everything queued so far has run.
   virtual void wait() = 0;

@@ -39,6 +39,10 @@ class Context {
   // returns other memory. Null (and a recorded failure) if there is too little.
   virtual void* workspace(size_t bytes) = 0;
 
+  // Copies host bytes into workspace, in the order of the stream. The source may change as soon as this returns, also where the op is captured
+  // and the copy is made at every replay: launchers copy from the host in no other way.
+  virtual void upload(void* target, const void* source, size_t bytes) = 0;
+
   // Records that the op failed (the first message stays). The launcher should then return without writing its outputs.
   virtual void fail(const char* message) = 0;
 

@@ -3,8 +3,8 @@
 //
 // out[m, n] = a b + bias, either factor transposed or not.
 //
-// 16-bit floats: mma.sync with float32 sums. A block of 4 warps computes a tile of BM x BN, a warp a quarter of it; both factors come through
-// shared memory, BK deep, STAGES - 1 tiles ahead. Where there are too few tiles to fill the device the sum over k is split: each part is
+// 16-bit floats: mma.sync with float32 sums. A block computes a tile of BM x BN, each warp a part of it; both factors come through shared
+// memory, BK deep, STAGES - 1 tiles ahead, and from there into registers 16 deep, one ahead. Where there are too few tiles to fill the device the sum over k is split: each part is
 // written to workspace as float32 and a second kernel adds the parts in order.
 // float32: fused multiply-adds in registers, 8 x 8 results a thread.
 
@@ -18,7 +18,6 @@ namespace ternflash::cuda {
 
 namespace {
 
-constexpr int MATMUL_THREADS = 128;
 constexpr int MAX_SPLITS = 16;
 
 template <class T>
@@ -37,10 +36,14 @@ struct MatmulArguments {
   int column_tiles;
 };
 
-template <class T, int BM, int BN, int BK, int STAGES, bool TRANSPOSE_A, bool TRANSPOSE_B>
-__global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_constant__ MatmulArguments<T> args) {
-  constexpr int M_TILES = BM / 32;  // a warp's m16 tiles
-  constexpr int N_TILES = BN / 16;  // and n8 tiles
+template <class T, int BM, int BN, int BK, int STAGES, int WARPS_M, int WARPS_N, bool TRANSPOSE_A, bool TRANSPOSE_B>
+__global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 ? 1 : 2)
+    matmul_mma(const __grid_constant__ MatmulArguments<T> args) {
+  constexpr int THREADS = WARPS_M * WARPS_N * 32;
+  constexpr int M_TILES = BM / WARPS_M / 16;  // a warp's m16 tiles
+  constexpr int N_TILES = BN / WARPS_N / 8;   // and n8 tiles
+  constexpr int K_TILES = BK / 16;
+  static_assert(K_TILES % 2 == 0 && N_TILES % 2 == 0);
   constexpr int A_ROWS = TRANSPOSE_A ? BK : BM;
   constexpr int A_COLUMNS = TRANSPOSE_A ? BM : BK;
   constexpr int B_ROWS = TRANSPOSE_B ? BN : BK;
@@ -52,8 +55,8 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_con
   const uint32_t stages_smem = shared_address(shared);
   const int thread = threadIdx.x;
   const int lane = thread % 32;
-  const int warp_row = thread / 64 * (BM / 2);
-  const int warp_column = thread / 32 % 2 * (BN / 2);
+  const int warp_row = thread / 32 / WARPS_N * (BM / WARPS_M);
+  const int warp_column = thread / 32 % WARPS_N * (BN / WARPS_N);
   int row_tile;
   int column_tile;
   tile_position(blockIdx.x, args.row_tiles, args.column_tiles, row_tile, column_tile);
@@ -67,6 +70,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_con
   const int b_stride = TRANSPOSE_B ? args.k : args.n;
   const bool a_aligned = a_stride % 8 == 0;
   const bool b_aligned = b_stride % 8 == 0;
+  const bool whole = a_aligned && b_aligned && first_row + BM <= args.m && first_column + BN <= args.n;
   const auto load = [&](int step) {
     if (step < steps) {
       const int k = k_begin + step * BK;
@@ -74,11 +78,17 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_con
       const T* a = TRANSPOSE_A ? args.a + int64_t(k) * a_stride + first_row : args.a + int64_t(first_row) * a_stride + k;
       const T* b =
           TRANSPOSE_B ? args.b + int64_t(first_column) * b_stride + k : args.b + int64_t(k) * b_stride + first_column;
-      load_tile<A_ROWS, A_COLUMNS, MATMUL_THREADS, false>(a_smem, a, a_stride, TRANSPOSE_A ? k_end - k : args.m - first_row,
-                                                          TRANSPOSE_A ? args.m - first_row : k_end - k, a_aligned, thread);
-      load_tile<B_ROWS, B_COLUMNS, MATMUL_THREADS, false>(
-          a_smem + A_BYTES, b, b_stride, TRANSPOSE_B ? args.n - first_column : k_end - k,
-          TRANSPOSE_B ? k_end - k : args.n - first_column, b_aligned, thread);
+      const int a_rows = TRANSPOSE_A ? k_end - k : args.m - first_row;
+      const int a_columns = TRANSPOSE_A ? args.m - first_row : k_end - k;
+      const int b_rows = TRANSPOSE_B ? args.n - first_column : k_end - k;
+      const int b_columns = TRANSPOSE_B ? k_end - k : args.n - first_column;
+      if (whole && k + BK <= k_end) {
+        load_tile<A_ROWS, A_COLUMNS, THREADS, true>(a_smem, a, a_stride, A_ROWS, A_COLUMNS, true, thread);
+        load_tile<B_ROWS, B_COLUMNS, THREADS, true>(a_smem + A_BYTES, b, b_stride, B_ROWS, B_COLUMNS, true, thread);
+      } else {
+        load_tile<A_ROWS, A_COLUMNS, THREADS, false>(a_smem, a, a_stride, a_rows, a_columns, a_aligned, thread);
+        load_tile<B_ROWS, B_COLUMNS, THREADS, false>(a_smem + A_BYTES, b, b_stride, b_rows, b_columns, b_aligned, thread);
+      }
     }
     cp_async_commit_group();  // an empty group keeps the count
   };
@@ -96,40 +106,56 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_mma(const __grid_con
   using TileA = Tile<A_COLUMNS>;
   using TileB = Tile<B_COLUMNS>;
 
-#pragma unroll
-  for (int step = 0; step < STAGES - 1; step++) load(step);
-#pragma unroll 1
-  for (int step = 0; step < steps; step++) {
-    cp_async_wait_group<STAGES - 2>();
-    __syncthreads();  // this step's tiles are there for all; all are done with the stage that is loaded next
-    load(step + STAGES - 1);
+  uint32_t a[2][M_TILES][4];
+  uint32_t b[2][N_TILES / 2][4];
+  // Columns 16 k .. 16 k + 15 of the step's tiles.
+  const auto fetch = [&](int step, int k, uint32_t(&a_rmem)[M_TILES][4], uint32_t(&b_rmem)[N_TILES / 2][4]) {
     const uint32_t a_smem = stages_smem + step % STAGES * STAGE_BYTES;
     const uint32_t b_smem = a_smem + A_BYTES;
 #pragma unroll
-    for (int k = 0; k < BK / 16; k++) {
-      uint32_t a[M_TILES][4];
+    for (int m = 0; m < M_TILES; m++) {
+      if constexpr (TRANSPOSE_A)
+        ldmatrix_x4_trans(a_rmem[m], a_smem + TileA::advance(a_corner, warp_row / 8 + 2 * m) + 16 * k * TileA::ROW_BYTES);
+      else
+        ldmatrix_x4(a_rmem[m], a_smem + TileA::advance(a_corner, 2 * k) + (warp_row + 16 * m) * TileA::ROW_BYTES);
+    }
 #pragma unroll
-      for (int m = 0; m < M_TILES; m++) {
-        if constexpr (TRANSPOSE_A)
-          ldmatrix_x4_trans(a[m], a_smem + TileA::advance(a_corner, warp_row / 8 + 2 * m) + 16 * k * TileA::ROW_BYTES);
-        else
-          ldmatrix_x4(a[m], a_smem + TileA::advance(a_corner, 2 * k) + (warp_row + 16 * m) * TileA::ROW_BYTES);
+    for (int n = 0; n < N_TILES; n += 2) {
+      if constexpr (TRANSPOSE_B)
+        ldmatrix_x4(b_rmem[n / 2], b_smem + TileB::advance(b_corner, 2 * k) + (warp_column + 8 * n) * TileB::ROW_BYTES);
+      else
+        ldmatrix_x4_trans(b_rmem[n / 2],
+                          b_smem + TileB::advance(b_corner, warp_column / 8 + n) + 16 * k * TileB::ROW_BYTES);
+    }
+  };
+
+#pragma unroll
+  for (int step = 0; step < STAGES - 1; step++) load(step);
+  cp_async_wait_group<STAGES - 2>();
+  __syncthreads();  // the first tiles are there for all
+  fetch(0, 0, a[0], b[0]);
+#pragma unroll 1
+  for (int step = 0; step < steps; step++) {
+#pragma unroll
+    for (int k = 0; k < K_TILES; k++) {
+      if (k == K_TILES - 1) {
+        cp_async_wait_group<STAGES - 2>();
+        __syncthreads();  // the next tiles are there for all; all are done with this step's, which are loaded over next
+        fetch(step + 1, 0, a[0], b[0]);
+      } else {
+        fetch(step, k + 1, a[(k + 1) % 2], b[(k + 1) % 2]);
       }
+      if (k == 0) load(step + STAGES - 1);
 #pragma unroll
-      for (int n = 0; n < N_TILES; n += 2) {
-        uint32_t b[4];
-        if constexpr (TRANSPOSE_B)
-          ldmatrix_x4(b, b_smem + TileB::advance(b_corner, 2 * k) + (warp_column + 8 * n) * TileB::ROW_BYTES);
-        else
-          ldmatrix_x4_trans(b, b_smem + TileB::advance(b_corner, warp_column / 8 + n) + 16 * k * TileB::ROW_BYTES);
+      for (int n = 0; n < N_TILES; n += 2)
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
-          mma_m16n8k16<T>(sum[m][n], a[m], b[0], b[1]);
-          mma_m16n8k16<T>(sum[m][n + 1], a[m], b[2], b[3]);
+          mma_m16n8k16<T>(sum[m][n], a[k % 2][m], b[k % 2][n / 2][0], b[k % 2][n / 2][1]);
+          mma_m16n8k16<T>(sum[m][n + 1], a[k % 2][m], b[k % 2][n / 2][2], b[k % 2][n / 2][3]);
         }
-      }
     }
   }
+  cp_async_wait_group<0>();
 
 #pragma unroll
   for (int m = 0; m < M_TILES; m++)
@@ -320,15 +346,17 @@ void launch(const MatmulParams& p, Context& context, const Sums& sums, Kernel ke
   }
 }
 
-template <class T, int BM, int BN, int BK, int STAGES>
+template <class T, int BM, int BN, int BK, int STAGES, int WARPS_M, int WARPS_N>
 void launch_mma(const MatmulParams& p, Context& context, const Sums& sums) {
   constexpr size_t SHARED = size_t(STAGES) * (BM + BN) * BK * 2;
-  const auto go = [&](auto kernel) { launch<T, BM, BN>(p, context, sums, kernel, MATMUL_THREADS, BK, SHARED); };
+  constexpr int THREADS = WARPS_M * WARPS_N * 32;
+  const auto go = [&](auto kernel) { launch<T, BM, BN>(p, context, sums, kernel, THREADS, BK, SHARED); };
   if (p.transpose_a)
-    p.transpose_b ? go(matmul_mma<T, BM, BN, BK, STAGES, true, true>) : go(matmul_mma<T, BM, BN, BK, STAGES, true, false>);
+    p.transpose_b ? go(matmul_mma<T, BM, BN, BK, STAGES, WARPS_M, WARPS_N, true, true>)
+                  : go(matmul_mma<T, BM, BN, BK, STAGES, WARPS_M, WARPS_N, true, false>);
   else
-    p.transpose_b ? go(matmul_mma<T, BM, BN, BK, STAGES, false, true>)
-                  : go(matmul_mma<T, BM, BN, BK, STAGES, false, false>);
+    p.transpose_b ? go(matmul_mma<T, BM, BN, BK, STAGES, WARPS_M, WARPS_N, false, true>)
+                  : go(matmul_mma<T, BM, BN, BK, STAGES, WARPS_M, WARPS_N, false, false>);
 }
 
 template <class T>
@@ -336,9 +364,9 @@ void matmul_16bit(const MatmulParams& p, Context& context, const Sums& sums) {
   // Large tiles where they fill the device.
   const int64_t large_tiles = ((p.m + 127) / 128) * ((p.n + 127) / 128);
   if (large_tiles * 2 >= context.device().multiprocessors)
-    launch_mma<T, 128, 128, 32, 4>(p, context, sums);
+    launch_mma<T, 128, 128, 64, 3, 2, 2>(p, context, sums);
   else
-    launch_mma<T, 64, 64, 64, 3>(p, context, sums);
+    launch_mma<T, 64, 64, 64, 3, 2, 2>(p, context, sums);
 }
 
 void multiply(const MatmulParams& p, const Sums& sums, Context& context) {

@@ -32,12 +32,12 @@ __device__ __forceinline__ int entry_of(const Entry* entries, int count, int64_t
   return low;
 }
 
-// A copy of the list in workspace, or null. The bytes are staged before this returns.
+// A copy of the list in workspace, or null.
 template <class Entry>
 const Entry* upload(const std::vector<Entry>& entries, Context& context) {
   const size_t bytes = entries.size() * sizeof(Entry);
   void* copy = context.workspace(bytes);
-  if (copy) cudaMemcpyAsync(copy, entries.data(), bytes, cudaMemcpyHostToDevice, context.stream());
+  if (copy) context.upload(copy, entries.data(), bytes);
   return static_cast<const Entry*>(copy);
 }
 

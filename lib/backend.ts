@@ -18,6 +18,9 @@ export type BufferHandle = unknown;
 /** A backend's own name for a block of host memory that device memory was moved to. */
 export type HostHandle = unknown;
 
+/** A backend's own name for ops that were captured. */
+export type GraphHandle = unknown;
+
 /** A block on its way to another thread, in a form that `postMessage` takes. An ArrayBuffer has to be in the transfer list. */
 export type Parcel = string | ArrayBuffer;
 
@@ -711,8 +714,20 @@ export interface Backend extends BackendOps {
    * device's stream: a buffer may be freed while ops that use it are still queued.
    */
   allocate(bytes: number): BufferHandle | null;
-  /** Bytes the device could still give. */
+  /** Bytes that could still be taken: what the device has, and the limit allows. */
   freeBytes(): number;
+  /** Bytes held of the device for this thread: in use, used by graphs, and kept for reuse. */
+  reservedBytes(): number;
+  /**
+   * From now on `allocate`, and ops for their workspace, take no more than this from the device; null: no limit. What is kept for reuse is given
+   * back as far as that is needed. The default is null.
+   */
+  setMemoryLimit(bytes: number | null): void;
+  /** Gives what is kept for reuse back to the system. */
+  emptyCache(): void;
+  /** The most that one op took as workspace since the last reset. Absent where that is not known. */
+  peakWorkspaceBytes?(): number;
+  resetPeakWorkspace?(): void;
   free(buffer: BufferHandle): void;
   /** Copies host bytes into the buffer, after the ops already queued; `bytes` may be changed as soon as the call returns. */
   write(buffer: BufferHandle, bytes: Uint8Array): void;
@@ -732,6 +747,24 @@ export interface Backend extends BackendOps {
   restore(host: HostHandle, buffer: BufferHandle): void;
   /** May be called while copies from or to it are queued. */
   freeHost(host: HostHandle): void;
+
+  /**
+   * From now on ops and `write` are captured instead of run: `write` with a copy of its bytes, to be written at every replay. `read`,
+   * `synchronize`, `offload`, `restore`, `send`, `emptyCache` and `setMemoryLimit` are not called until `endCapture`. Returns null, or why this
+   * backend cannot capture; nothing has happened then.
+   */
+  beginCapture(): string | null;
+  /**
+   * Ends that. Returns the graph, or why there is none. As long as a graph lives, buffers that its ops use are given to nobody else, also after
+   * they are freed.
+   */
+  endCapture(): { graph: GraphHandle } | { failure: KernelFailure };
+  /** Queues the ops of the graph. */
+  replay(graph: GraphHandle): void;
+  /** May be called while replays are queued. */
+  freeGraph(graph: GraphHandle): void;
+  /** Whether a live graph uses the buffer. */
+  isUsedByGraph(buffer: BufferHandle): boolean;
 
   /**
    * Takes the buffer away from this thread, which must not use it again. Calls `done` when the ops queued so far are done: from then on

@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
-import {
-  capabilityText,
-  driverProblem,
-  gpuProblem,
-  openProblem,
-  type CudaFailure,
-  type CudaGpu,
-  type CudaReport,
-} from './cuda-problem.js';
-import { readCudaHost } from './cuda-host.js';
+import type { Backend, BufferHandle, GraphHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
+import { isCapturing, refuseInCapture } from './capturing.js';
+import { capabilityText, openProblem, type CudaFailure, type CudaReport } from './cuda-problem.js';
+import { cudaState, refused } from './cuda-state.js';
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
-import { loadAttempts, loadErrors, native } from './native.js';
+import { loadErrors, native } from './native.js';
 import { problem, type Problem } from './problems.js';
 import { createReferenceBackend } from './reference/index.js';
 
@@ -33,11 +26,25 @@ export interface DeviceMemory {
    * reference devices, whose memory is the host's, they take the same memory from the system as before.
    */
   offloadedBytes: number;
+  /**
+   * Bytes that this thread holds of the device: of tensors, rounded up to the sizes in which memory is taken; of freed memory, which is kept for
+   * reuse until {@link emptyCache}, or until something else needs it, or which a captured graph still uses; and, on cuda, of kernels' workspace, which
+   * is reused like all memory. On cpu without the scratch memory of its threads. {@link setMemoryLimit} limits this.
+   */
+  reservedBytes: number;
+  /**
+   * The most workspace that one op took since the start or the last `resetPeakMemory()`, counted when it was called; not among `bytes`. Null
+   * on cpu and reference, which do not count it.
+   */
+  peakWorkspaceBytes: number | null;
+  /** What {@link setMemoryLimit} has set, or null. */
+  limitBytes: number | null;
 }
 
 /** A place where tensors live and ops run. Get one with {@link device}. */
 export class Device {
-  private readonly held: DeviceMemory = { tensors: 0, bytes: 0, peakBytes: 0, offloadedBytes: 0 };
+  private readonly held = { tensors: 0, bytes: 0, peakBytes: 0, offloadedBytes: 0 };
+  private limitBytes: number | null = null;
 
   /** @internal */
   constructor(
@@ -72,8 +79,12 @@ export class Device {
     this.discount(bytes);
   }
 
-  /** @internal Moves a buffer to host memory, in the order of the stream. Null, and the buffer stays, if the host has no room. */
+  /**
+   * @internal Moves a buffer to host memory, in the order of the stream. Null, and the buffer stays, if the host has no room, or in a capture: there
+   * it would not become free.
+   */
   offload(buffer: BufferHandle, bytes: number): HostHandle | null {
+    if (isCapturing(this)) return null;
     const host = this.backend.offload(buffer, bytes);
     if (host === null) return null;
     this.free(buffer, bytes);
@@ -81,8 +92,9 @@ export class Device {
     return host;
   }
 
-  /** @internal Moves it back. Throws OutOfMemoryError; it is then still on the host. */
+  /** @internal Moves it back. Throws OutOfMemoryError, CaptureError; it is then still on the host. */
   restore(op: string, host: HostHandle, bytes: number): BufferHandle {
+    refuseInCapture(op, 'move', this);
     const buffer = this.allocate(op, bytes);
     this.backend.restore(host, buffer);
     this.freeHost(host, bytes);
@@ -112,24 +124,53 @@ export class Device {
     return buffer;
   }
 
-  /** Waits until every op queued so far has run. Throws KernelError if one failed. */
+  /** @internal Copies host bytes into the buffer, in the order of the stream. Throws CaptureError. */
+  write(op: string, buffer: BufferHandle, bytes: Uint8Array): void {
+    refuseInCapture(op, 'upload', this);
+    this.backend.write(buffer, bytes);
+  }
+
+  /** @internal Runs a graph. Throws CaptureError. Rejects with KernelError. */
+  replay(graph: GraphHandle): Promise<void> {
+    refuseInCapture('replay', 'nested');
+    this.backend.replay(graph);
+    return this.synchronize();
+  }
+
+  /**
+   * Waits until every op queued so far has run. Rejects with KernelError if one failed. Throws CaptureError, at once, inside {@link capture}.
+   */
   synchronize(): Promise<void> {
+    refuseInCapture('synchronize', 'read', this);
     return this.settle((done) => this.backend.synchronize(done));
   }
 
-  /** @internal Fills `destination` from the start of `buffer`, after the ops queued so far. */
+  /** @internal Fills `destination` from the start of `buffer`, after the ops queued so far. The caller has looked for a capture. */
   read(buffer: BufferHandle, destination: Uint8Array): Promise<void> {
     return this.settle((done) => this.backend.read(buffer, destination, done));
   }
 
-  /** Tensors, bytes and peak of this device. */
+  /** What tensors and the library hold of this device. */
   memory(): DeviceMemory {
-    return { ...this.held };
+    return {
+      ...this.held,
+      reservedBytes: this.backend.reservedBytes(),
+      peakWorkspaceBytes: this.backend.peakWorkspaceBytes?.() ?? null,
+      limitBytes: this.limitBytes,
+    };
   }
 
-  /** Makes the present number of bytes the peak. */
+  /** Makes the present number of bytes the peak; the peak of workspace starts from 0. */
   resetPeakMemory(): void {
     this.held.peakBytes = this.held.bytes;
+    this.backend.resetPeakWorkspace?.();
+  }
+
+  /** @internal See setMemoryLimit. */
+  setMemoryLimit(bytes: number | null): void {
+    refuseInCapture('setMemoryLimit', 'memory', this);
+    this.backend.setMemoryLimit(bytes);
+    this.limitBytes = bytes;
   }
 
   /** The id. */
@@ -180,34 +221,6 @@ function open(id: 'reference' | 'cpu'): Device {
     opened.set(id, found);
   }
   return found;
-}
-
-/** GPUs that the driver lists as usable and that could not be opened when they were last tried, by number. */
-const refused = new Map<number, Problem>();
-
-/** @internal Why this process has no CUDA at all, or null. */
-export function cudaBuildProblem(): Problem | null {
-  if (native?.cudaReport) return null;
-  if (!native) return problem('no-addon', { errors: loadErrors.join('; ') });
-  if (process.env.TERNFLASH_CUDA === '0') return problem('cuda-off', {});
-  const errors = loadAttempts.flatMap((each) => (each.cuda && each.problem ? [each.problem.message] : []));
-  if (errors.length > 0) return problem('cuda-build-broken', { errors: errors.join('; ') });
-  return readCudaHost().gpus > 0 ? problem('no-cuda-build-for-gpu', {}) : problem('no-cuda-build', {});
-}
-
-/** @internal What the driver says, each GPU with why it cannot be used or null, and why none can. */
-export function cudaState(): {
-  report: CudaReport | null;
-  problem: Problem | null;
-  gpus: (CudaGpu & { problem: Problem | null })[];
-} {
-  const report = native?.cudaReport?.() ?? null;
-  if (!report) return { report, problem: cudaBuildProblem(), gpus: [] };
-  const gpus = report.devices.map((gpu, ordinal) => ({
-    ...gpu,
-    problem: gpuProblem(gpu, report.architectures) ?? refused.get(ordinal) ?? null,
-  }));
-  return { report, problem: driverProblem(report, readCudaHost()), gpus };
 }
 
 /** The GPU, or why it cannot be used. */
@@ -299,7 +312,7 @@ export function setDefaultDevice(name: DeviceName | Device): void {
   defaultDevice = device(name);
 }
 
-/** Tensors, bytes, peak bytes and offloaded bytes of every device in use, by device id. */
+/** What tensors and the library hold of every device in use, by device id. */
 export function memory(): Record<string, DeviceMemory> {
   const result: Record<string, DeviceMemory> = {};
   for (const [id, each] of opened) result[id] = each.memory();
@@ -329,7 +342,31 @@ export function setThreads(count: number): void {
   native?.setThreads(count);
 }
 
-/** Gives memory that was freed and kept for reuse back to the system. */
+/**
+ * Gives memory that was freed and kept for reuse back to the system, on every device: of GPUs, their memory and the page-locked host memory of
+ * copies. Throws CaptureError inside {@link capture}.
+ */
 export function emptyCache(): void {
-  native?.emptyCache();
+  refuseInCapture('emptyCache', 'memory');
+  for (const { backend } of opened.values()) backend.emptyCache();
+}
+
+/**
+ * Limits what this thread takes of a device: `memory()[id].reservedBytes`, that is tensors, what is kept for reuse and, on cuda, workspace. Where an
+ * allocation would pass the limit, what is kept for reuse is given back first; if that is not enough, OutOfMemoryError is thrown (KernelError, by
+ * the next read, if it is an op's workspace that does not fit) and everything else goes on working. A limit below what is in use
+ * frees nothing: allocations fail until less is in use. Tensors received from other threads count, and are not refused.
+ *
+ * @param bytes a positive integer; null, the default, is no limit but the device's.
+ * @param options `device`: default the default device.
+ * @throws OptionError, DeviceError; CaptureError inside {@link capture}.
+ */
+export function setMemoryLimit(bytes: number | null, options: { device?: DeviceName | Device } = {}): void {
+  if (bytes !== null && (!Number.isSafeInteger(bytes) || bytes < 1)) {
+    throw new OptionError(`setMemoryLimit: expected a positive integer or null for bytes, got ${String(bytes)}`);
+  }
+  if (typeof options !== 'object' || options === null || Object.keys(options).some((key) => key !== 'device')) {
+    throw new OptionError('setMemoryLimit: expected only device as options, got something else');
+  }
+  device(options.device ?? getDefaultDevice()).setMemoryLimit(bytes);
 }

@@ -21,8 +21,6 @@ export interface Native {
   isa: string;
   threads(): number;
   setThreads(count: number): void;
-  /** Gives memory kept for reuse back to the system. */
-  emptyCache(): void;
   /** Measured float32 multiply-add rate of one thread running alone and of all together, in operations a second. */
   fmaPeak(seconds: number): { oneThread: number; allThreads: number };
 }

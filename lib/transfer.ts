@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import type { Backend, Parcel } from './backend.js';
+import { refuseInCapture } from './capturing.js';
 import { checkBoolean, checkOneOf, checkShapeValue, checkTensor } from './check.js';
 import { device as deviceNamed, type Device, type DeviceName } from './device.js';
 import { bytesPerElement, DTYPES, isFloat, type DType } from './dtype.js';
@@ -60,6 +61,9 @@ export async function transfer(tensor: Tensor): Promise<TensorTransfer> {
       'transfer: expected a tensor that shares its memory with no view or graph, got one that does',
     );
   }
+  if (storage.device.backend.isUsedByGraph(storage.buffer)) {
+    throw new OptionError('transfer: expected a tensor that no captured graph uses, got one that a graph does');
+  }
   const { device, dtype, shape, requiresGrad, bytes } = tensor;
   const { parcel, sent } = device.send(storage.surrender(), bytes);
   tensor.dispose();
@@ -106,6 +110,7 @@ function checkMessage(op: string, message: TensorMessage): { device: Device; byt
  */
 export function receiveTensor(message: TensorMessage): Tensor {
   const { device, bytes } = checkMessage('receiveTensor', message);
+  refuseInCapture('receiveTensor', 'move', device);
   const buffer = device.receive(message.parcel, bytes);
   if (buffer === null) {
     throw new OptionError(
@@ -125,6 +130,7 @@ export function receiveTensor(message: TensorMessage): Tensor {
  */
 export function discardTransfer(message: TensorMessage): boolean {
   const { device } = checkMessage('discardTransfer', message);
+  refuseInCapture('discardTransfer', 'move', device);
   return device.backend.discard(message.parcel);
 }
 
@@ -143,5 +149,6 @@ export function pendingTransfers(): TransferTotal {
  * when workers were terminated and what they had sent may be lost. Gives how much that was.
  */
 export function reclaimTransfers(): TransferTotal {
+  refuseInCapture('reclaimTransfers', 'move');
   return sharedTable().reclaim();
 }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Packs what a Linux host with a GPU, but without Node and without network, needs to run the tests and the bench:
+// Packs what a Linux host with a GPU, but without Node and without network, needs to run the tests, the bench and the demo, and to time PyTorch
+// beside them, if it has that (docs/gpu-validation.md):
 //
 //   node scripts/gpu-bundle.cjs [--out folder]      default: .gpu-bundle
 //
@@ -32,7 +33,15 @@ const FILES = [
   'test/node-realm-environment.cjs',
 ];
 const FOLDERS = ['dist', 'test/fixtures', 'examples/data'];
-const SCRIPTS = ['gpu-test.sh', 'profile-gpu.sh', 'test-summary.cjs'];
+const SCRIPTS = [
+  'gpu-compare.cjs',
+  'gpu-random.cjs',
+  'gpu-sanitize.sh',
+  'gpu-test.sh',
+  'profile-gpu.sh',
+  'test-summary.cjs',
+];
+const PEERS = ['bench/torch_demo.py', 'bench/torch_peer.py', 'bench/torch_timing.py'];
 const UNNEEDED = /\.(md|markdown|map|[cm]?ts|flow|tsbuildinfo)$/i;
 
 const root = path.join(__dirname, '..');
@@ -171,6 +180,10 @@ function packRest(temporary) {
   add(
     'others',
     SCRIPTS.map((file) => path.join(__dirname, file)),
+  );
+  add(
+    'others',
+    PEERS.map((file) => path.join(root, file)),
   );
   for (const folder of packageFolders(PACKAGES)) add('node_modules', packageFiles(folder));
   pack(stage, path.join(out, 'ternflash.tar.xz'), '-6 -T0');

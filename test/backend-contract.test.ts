@@ -14,7 +14,7 @@ describe('the backend contract', () => {
   });
 
   (native ? test : test.skip)('and the rest of what lib/native.ts declares', () => {
-    const plain = ['cpu', 'emptyCache', 'fmaPeak', 'isa', 'setThreads', 'threads'];
+    const plain = ['cpu', 'fmaPeak', 'isa', 'setThreads', 'threads'];
     // The one with CUDA was loaded if it has either of its two functions; it then has both.
     const withCuda = native?.cudaReport !== undefined || native?.openCuda !== undefined;
     expect(Object.keys(native ?? {}).sort()).toEqual(

@@ -35,9 +35,16 @@ __device__ __forceinline__ int64_t dq_tile(const AttentionArguments& args, const
   return (int64_t(batch) * args.heads + head) * ((args.queries + 15) / 16) + query / 16;
 }
 
+// Only from compute capability 9.0 on there is shared memory for a third block.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int MOST_BLOCKS = 2;
+#else
+constexpr int MOST_BLOCKS = 3;
+#endif
+
 // GENERAL as in the forward pass. Without WRITES_DQ there is no dQ (the deterministic mode computes it in a kernel of its own).
 template <class T, int D, int BM, int BN, int SIDES, int STAGES, int BLOCKS_PER_SM, bool WRITES_DQ, bool GENERAL>
-__global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
+__global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM < MOST_BLOCKS ? BLOCKS_PER_SM : MOST_BLOCKS)
     attention_backward(const __grid_constant__ AttentionBackwardArguments args) {
   constexpr int WARPS = BN / 32 * SIDES;
   constexpr int THREADS = WARPS * 32;
@@ -106,11 +113,6 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
     for (int n = 0; n < G_TILES; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) d_k[m][n][i] = d_v[m][n][i] = 0.0f;
-
-  const int side = warp % SIDES;
-  const int warp_key = warp / SIDES * 32;             // of the block's tile
-  const uint32_t k_corner = corner_a<D>(k_smem + warp_key * Tile<D>::ROW_BYTES, lane);
-  const uint32_t v_corner = k_corner + BN * D * 2;
 
   if (steps > 0) {
     load_tile<BN, D, THREADS, !GENERAL>(
@@ -200,7 +202,8 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
         for (int n = 0; n < S_TILES; n++)
 #pragma unroll
           for (int i = 0; i < 4; i++) product[m][n][i] = 0.0f;
-      const uint32_t queries_corner = corner_b<D>(queries_tile + side * QUERIES * Tile<D>::ROW_BYTES, lane);
+      const uint32_t queries_corner =
+          corner_b<D>(queries_tile + tid_x() / 32 % SIDES * QUERIES * Tile<D>::ROW_BYTES, tid_x() % 32);
 #pragma unroll
       for (int k = 0; k < D / 16; k++) {
         uint32_t a[2][4];
@@ -218,6 +221,8 @@ __global__ void __launch_bounds__(BN * SIDES, BLOCKS_PER_SM)
         }
       }
     };
+    const uint32_t k_corner = corner_a<D>(k_smem + tid_x() / 32 / SIDES * 32 * Tile<D>::ROW_BYTES, tid_x() % 32);
+    const uint32_t v_corner = k_corner + BN * D * 2;
     multiply(s, k_corner, q_tile);
     // Here, so that its products fill the wait for the exponentials.
     if (WRITES_DQ && step > 0) add_dq(step - 1);

@@ -21,7 +21,7 @@ constexpr AttentionVariant<AttentionBackwardArguments> backward_variant() {
 template <class T, bool WRITES_DQ>
 AttentionTable<AttentionBackwardArguments> backward_table() {
   static constexpr AttentionVariant<AttentionBackwardArguments> ROWS[] = {
-      backward_variant<T, 64, 64, 64, 2, 1, 2, WRITES_DQ, false>(),    //
+      backward_variant<T, 64, 64, 64, 2, 2, 3, WRITES_DQ, false>(),    //
       backward_variant<T, 128, 64, 128, 2, 2, 1, WRITES_DQ, false>(),  //
       backward_variant<T, 128, 64, 128, 2, 1, 1, WRITES_DQ, false>(),  // with less shared memory
       backward_variant<T, 32, 64, 128, 2, 1, 1, WRITES_DQ, true>(),    //

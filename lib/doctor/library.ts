@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { cudaState, devices, getThreads } from '../device.js';
+import { cudaState } from '../cuda-state.js';
+import { devices, getThreads } from '../device.js';
 import { loadAttempts, native } from '../native.js';
 import type { LibraryFacts } from './facts.js';
 

@@ -10,18 +10,22 @@ const CASES = [
   { name: 'bit-linear forward and backward 2048x512x192', unit: 'float operations' },
   { name: 'flash-attention 512, causal, dropout, forward', unit: 'float operations' },
   { name: 'dropout 2048x2048', unit: 'bytes' },
+  // Of the GPU.
+  { name: 'memory swiglu forward bf16' },
+  { name: 'attention forward bf16 D64 S4096 causal' },
+  { name: 'ternary matmul M1 2560x2560' },
 ] as const;
 
 test.each([
-  [[], [0, 1, 2, 3, 4, 5]],
-  [['all'], [0, 1, 2, 3, 4, 5]],
-  [['flash-attention'], [4]],
-  [['ternary'], [1, 2, 3]],
-  [['memory'], [5]],
+  [[], [0, 1, 2, 3, 4, 5, 6, 7, 8]],
+  [['all'], [0, 1, 2, 3, 4, 5, 6, 7, 8]],
+  [['flash-attention'], [4, 7]],
+  [['ternary'], [1, 2, 3, 8]],
+  [['memory'], [5, 6]],
   [['dropout'], [4, 5]],
   [
     ['memory', 'linear 1024'],
-    [0, 5],
+    [0, 5, 6],
   ],
   [['toString'], []],
 ])('%j picks %j', (words, picked) => {

@@ -171,7 +171,7 @@ describe('worker threads', () => {
       library.setDefaultDevice('reference');
       return { memory: library.memory().cpu, size: x.size };
     }, []);
-    expect(await messageOf(worker)).toEqual({
+    expect(await messageOf(worker)).toMatchObject({
       memory: { tensors: 1, bytes: 12, peakBytes: 12, offloadedBytes: 0 },
       size: 3,
     });
