@@ -466,40 +466,55 @@ void call_cuda(const Napi::CallbackInfo& info) {
   });
 }
 
+// An error of the CUDA runtime, by its name and in its words; null for none.
+Napi::Value failure_of(Napi::Env env, cudaError_t status) {
+  if (status == cudaSuccess) return env.Null();
+  Napi::Object failure = Napi::Object::New(env);
+  failure.Set("name", cudaGetErrorName(status));
+  failure.Set("text", cudaGetErrorString(status));
+  return failure;
+}
+
 Napi::Value peak_workspace_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(cuda_of(info).peak_workspace_bytes()));
 }
 
 void reset_peak_workspace(const Napi::CallbackInfo& info) { cuda_of(info).reset_peak_workspace(); }
 
-// What the driver says of itself and of each GPU, for the user to read and for the library to choose by.
+// What the driver says of itself and of each GPU, for the library to judge.
 Napi::Value cuda_report(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const CudaReport report = report_cuda();
   Napi::Object object = Napi::Object::New(env);
   object.Set("runtimeVersion", report.runtime_version);
   object.Set("driverVersion", report.driver_version);
-  object.Set("problem", report.problem.empty() ? env.Null() : Napi::Value(Napi::String::New(env, report.problem)));
+  object.Set("architectures", report.architectures);
+  object.Set("failure", failure_of(env, report.status));
   Napi::Array devices = Napi::Array::New(env);
   for (const CudaReport::Gpu& gpu : report.gpus) {
     Napi::Object each = Napi::Object::New(env);
     each.Set("name", gpu.name);
     each.Set("capability", gpu.capability);
     each.Set("bytes", static_cast<double>(gpu.bytes));
-    each.Set("problem", gpu.problem.empty() ? env.Null() : Napi::Value(Napi::String::New(env, gpu.problem)));
+    each.Set("computeMode", gpu.compute_mode);
+    each.Set("failure", failure_of(env, gpu.status));
     devices.Set(devices.Length(), each);
   }
   object.Set("devices", devices);
   return object;
 }
 
-// The backend of a GPU, or a text that says why it cannot be opened.
+// The backend of a GPU, or { failure } if it cannot be opened.
 Napi::Value open_cuda(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Addon& addon = addon_of(info);
-  std::string problem;
-  std::shared_ptr<CudaDevice> device = CudaDevice::open(info[0].As<Napi::Number>().Int32Value(), problem);
-  if (!device) return Napi::String::New(env, problem);
+  cudaError_t status = cudaSuccess;
+  std::shared_ptr<CudaDevice> device = CudaDevice::open(info[0].As<Napi::Number>().Int32Value(), status);
+  if (!device) {
+    Napi::Object refused = Napi::Object::New(env);
+    refused.Set("failure", failure_of(env, status));
+    return refused;
+  }
   OpenDevice& open = addon.devices.emplace_back(std::move(device));
   Napi::Object backend = backend_of(env, addon, open);
   addon.entries.push_back({&open, "peakWorkspaceBytes"});
