@@ -87,16 +87,29 @@ void expect_no_capture(const Napi::CallbackInfo& info) {
     throw Napi::Error::New(info.Env(), "expected no capture under way, got a call inside one");
 }
 
+// V8 collects garbage when it hears of memory. A GPU's is not what the host may run out of, and is a hundred times as much: V8 would
+// collect at every other tensor. It hears of a part, so that tensors that nobody disposes are found some time.
+void tell_v8(const Napi::CallbackInfo& info, size_t bytes, int sign) {
+  constexpr int64_t GPU_SHARE = 64;
+  const int64_t told = static_cast<int64_t>(bytes) / (device_of(info).device->is_host() ? 1 : GPU_SHARE);
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), sign * told);
+}
+
 Napi::Value allocate(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
   const int64_t id = device_of(info).allocator.allocate(bytes);
   if (id < 0) return info.Env().Null();
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  tell_v8(info, bytes, 1);
   return Napi::Number::New(info.Env(), static_cast<double>(id));
 }
 
 Napi::Value free_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(device_of(info).allocator.free_bytes()));
+}
+
+Napi::Value fault(const Napi::CallbackInfo& info) {
+  const std::string text = device_of(info).device->fault();
+  return text.empty() ? info.Env().Null() : Napi::Value(Napi::String::New(info.Env(), text));
 }
 
 void set_memory_limit(const Napi::CallbackInfo& info) {
@@ -120,7 +133,7 @@ void free_buffer(const Napi::CallbackInfo& info) {
   const uint32_t id = buffer_id(info[0]);
   const Allocator::Block* block = allocator.find(id);
   if (!block) return;
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(block->bytes));
+  tell_v8(info, block->bytes, -1);
   allocator.free(id);
 }
 
@@ -259,7 +272,7 @@ Napi::Value send(const Napi::CallbackInfo& info) {
   if (open.allocator.used_by_graph(buffer_id(info[0])))
     throw Napi::Error::New(info.Env(), "expected a buffer that no graph uses");
   const auto parcel = std::make_shared<Parcel>(open.allocator.surrender(buffer_id(info[0])), *open.device, addon.life);
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
+  tell_v8(info, bytes, -1);
   const std::string token = addon.transfers->new_token();
   // The table is held by the callback as well, which may be the last to know it.
   when_done(info, "transfer", info[2].As<Napi::Function>(), info.Env().Null(), nullptr,
@@ -276,7 +289,7 @@ Napi::Value receive(const Napi::CallbackInfo& info) {
       addon_of(info).transfers->take(info[0].As<Napi::String>().Utf8Value(), bytes, open.device->memory_name());
   if (!block) return info.Env().Null();
   const int64_t id = open.allocator.adopt(*block);
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  tell_v8(info, bytes, 1);
   return Napi::Number::New(info.Env(), static_cast<double>(id));
 }
 
@@ -418,6 +431,7 @@ Napi::Object backend_of(Napi::Env env, Addon& addon, OpenDevice& open) {
   };
   method("allocate", allocate);
   method("freeBytes", free_bytes);
+  method("fault", fault);
   method("reservedBytes", reserved_bytes);
   method("setMemoryLimit", set_memory_limit);
   method("emptyCache", empty_device_cache);

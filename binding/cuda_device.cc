@@ -260,6 +260,16 @@ size_t CudaDevice::free_bytes() const {
   return free;
 }
 
+std::string CudaDevice::fault() const {
+  if (capture_) return {};  // nothing runs, and asking would end the capture
+  activate();
+  const OutsideCapture outside;
+  const cudaError_t status = cudaStreamQuery(stream_);
+  if (status == cudaSuccess || status == cudaErrorNotReady) return {};
+  cudaGetLastError();
+  return cudaGetErrorString(status);
+}
+
 void CudaDevice::poison(void* data, size_t bytes, size_t guard_bytes) {
   activate();
   running_op_ = "allocate";

@@ -77,6 +77,8 @@ class CudaDevice final : public Device, public cuda::Context {
   void release(void* data) override;
   void (*free_now() const)(void* data) override;
   size_t free_bytes() const override;
+  std::string fault() const override;
+  bool is_host() const override { return false; }
   bool keeps_freed_memory() const override { return true; }
   void poison(void* data, size_t bytes, size_t guard_bytes) override;
   void check_guard(const void* data, size_t bytes, size_t guard_bytes) override;

@@ -58,10 +58,16 @@ export class Device {
     readonly isDry = false,
   ) {}
 
-  /** @internal Throws OutOfMemoryError. */
+  /** @internal Throws OutOfMemoryError; KernelError if the device was lost. */
   allocate(op: string, bytes: number): BufferHandle {
     const buffer = this.backend.allocate(bytes);
     if (buffer === null) {
+      const fault = this.backend.fault();
+      if (fault !== null)
+        throw new KernelError(
+          `${op}: expected a working device, got ${this.id} after an error that lasts until the process ends: ${fault}`,
+          op,
+        );
       const free = this.backend.freeBytes();
       throw new OutOfMemoryError(
         `${op}: expected ${bytes} bytes of free memory on ${this.id}, got ${free} bytes free`,
