@@ -39,31 +39,32 @@ __device__ __forceinline__ void load_floats(float* tile_smem, const T* rows_gmem
   }
 }
 
-// In sections of 32 features, whose sums are added without loss: long sums in one float would be the largest error of a score.
+// A number in two floats, the second of which is what the first one lacks.
+struct TwoFloats {
+  float high;
+  float low;
+};
+
+// In sections of 8 features, whose sums are added without loss: long sums in one float would be the largest error of a score.
 template <int D>
-__device__ __forceinline__ float dot(const float* a, const float* b) {
-  static_assert(D % 32 == 0);
-  float sum = 0.0f;
-  float lost = 0.0f;
-#pragma unroll 1
-  for (int first = 0; first < D; first += 32) {
-    float4 part = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int i = first; i < first + 32; i += 4) {
-      const float4 x = *reinterpret_cast<const float4*>(a + i);
-      const float4 y = *reinterpret_cast<const float4*>(b + i);
-      part.x = fmaf(x.x, y.x, part.x);
-      part.y = fmaf(x.y, y.y, part.y);
-      part.z = fmaf(x.z, y.z, part.z);
-      part.w = fmaf(x.w, y.w, part.w);
-    }
-    const float section = (part.x + part.y) + (part.z + part.w);
-    const float total = sum + section;
-    const float shift = total - sum;
-    lost += (sum - (total - shift)) + (section - shift);
-    sum = total;
+__device__ __forceinline__ TwoFloats dot(const float* a, const float* b) {
+  static_assert(D % 16 == 0);
+  TwoFloats sum = {0.0f, 0.0f};
+#pragma unroll 2
+  for (int i = 0; i < D; i += 8) {
+    const float4 x = *reinterpret_cast<const float4*>(a + i);
+    const float4 y = *reinterpret_cast<const float4*>(b + i);
+    const float4 z = *reinterpret_cast<const float4*>(a + i + 4);
+    const float4 w = *reinterpret_cast<const float4*>(b + i + 4);
+    const float section = (fmaf(z.x, w.x, x.x * y.x) + fmaf(z.y, w.y, x.y * y.y)) +
+                          (fmaf(z.z, w.z, x.z * y.z) + fmaf(z.w, w.w, x.w * y.w));
+    const float total = sum.high + section;
+    const float shift = total - sum.high;
+    sum.low += (sum.high - (total - shift)) + (section - shift);
+    sum.high = total;
   }
-  return sum + lost;
+  if (!isfinite(sum.high)) sum.low = 0.0f;
+  return sum;
 }
 
 // e^x, correct to 0.66 units in the last place where it is above 1e-36 (expf: 1), for x up to 88. r is what x is off a multiple of ln(2), in two
@@ -87,21 +88,29 @@ __device__ __forceinline__ float exp_rounded(float x) {
 }
 
 // The score of a query and a key in the natural exponent, and its derivative by the product; -Infinity if the key is not seen.
-__device__ __forceinline__ float score_exact(const AttentionArguments& args, const Problem& problem, float product, float slope,
-                                             int query, int key, float& derivative) {
+__device__ __forceinline__ TwoFloats score_exact(const AttentionArguments& args, const Problem& problem, TwoFloats product,
+                                                 float slope, int query, int key, float& derivative) {
   const int center = query + problem.diagonal;
   derivative = 1.0f;
   if (key >= problem.keys || (args.window_left >= 0 && key < center - args.window_left) ||
       (args.window_right >= 0 && key > center + args.window_right))
-    return -INFINITY;
-  float score = product * args.scale;
+    return {-INFINITY, 0.0f};
+  TwoFloats score;
   if (args.softcap > 0.0f) {
-    const float t = tanhf(product * args.to_softcap);
-    score = args.softcap * t;
+    const float t = tanhf((product.high + product.low) * args.to_softcap);
+    score = {args.softcap * t, 0.0f};
     derivative = (1.0f - t) * (1.0f + t);
+  } else {
+    score.high = product.high * args.scale;
+    score.low = fmaf(product.high, args.scale, -score.high) + product.low * args.scale;
+    if (!isfinite(score.high)) score.low = 0.0f;
   }
-  return score - slope * static_cast<float>(abs(center - key));
+  score.high -= slope * static_cast<float>(abs(center - key));
+  return score;
 }
+
+// exp(score - base)
+__device__ __forceinline__ float exp_of(TwoFloats score, float base) { return exp_rounded((score.high - base) + score.low); }
 
 // The factor of a probability under dropout.
 __device__ __forceinline__ float keep_factor(const AttentionArguments& args, const Problem& problem, int query, int key) {
@@ -152,7 +161,7 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     load_floats<D>(k_smem, static_cast<const T*>(args.k) + start, args.key_row, problem.keys - first_key, args.head_dim);
     load_floats<D>(v_smem, static_cast<const T*>(args.v) + start, args.key_row, problem.keys - first_key, args.head_dim);
     __syncthreads();
-    float s[E::SCORES];
+    TwoFloats s[E::SCORES];
     float tile_largest = largest;
 #pragma unroll
     for (int i = 0; i < E::SCORES; i++) {
@@ -160,7 +169,7 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
       float derivative;
       s[i] = score_exact(args, problem, dot<D>(q_smem + row * E::STRIDE, k_smem + key * E::STRIDE), slope, query,
                          first_key + key, derivative);
-      tile_largest = fmaxf(tile_largest, s[i]);
+      tile_largest = fmaxf(tile_largest, s[i].high);
     }
 #pragma unroll
     for (int offset = E::LANES / 2; offset > 0; offset /= 2)
@@ -172,7 +181,7 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
 #pragma unroll
     for (int i = 0; i < E::SCORES; i++) {
       const int key = lane + i * E::LANES;
-      const float p = exp_rounded(s[i] - base);
+      const float p = exp_of(s[i], base);
       part += p;
       p_smem[row * (E::R + 1) + key] = p * keep_factor(args, problem, query, first_key + key);
     }
@@ -236,7 +245,10 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
   load_floats<D>(q_smem, static_cast<const T*>(args.out) + start, args.query_row, valid, args.head_dim);
   load_floats<D>(k_smem, static_cast<const T*>(args.d_out) + start, args.query_row, valid, args.head_dim);
   __syncthreads();  // both are there
-  if (lane == 0 && query < problem.queries) delta[statistic] = dot<D>(k_smem + row * E::STRIDE, q_smem + row * E::STRIDE);
+  if (lane == 0 && query < problem.queries) {
+    const TwoFloats sum = dot<D>(k_smem + row * E::STRIDE, q_smem + row * E::STRIDE);
+    delta[statistic] = sum.high + sum.low;
+  }
   __syncthreads();  // all are done with them
   load_floats<D>(q_smem, static_cast<const T*>(args.q) + start, args.query_row, valid, args.head_dim);
   float largest = -INFINITY;
@@ -246,7 +258,7 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
     load_floats<D>(k_smem, static_cast<const T*>(args.k) + problem.k_start + int64_t(first_key) * args.key_row,
                    args.key_row, problem.keys - first_key, args.head_dim);
     __syncthreads();  // it is there
-    float s[E::SCORES];
+    TwoFloats s[E::SCORES];
     float larger = largest;
 #pragma unroll
     for (int i = 0; i < E::SCORES; i++) {
@@ -254,12 +266,12 @@ __global__ void __launch_bounds__(ELEMENTWISE_THREADS, 2)
       float derivative;
       s[i] = score_exact(args, problem, dot<D>(q_smem + row * E::STRIDE, k_smem + key * E::STRIDE), slope, query,
                          first_key + key, derivative);
-      larger = fmaxf(larger, s[i]);
+      larger = fmaxf(larger, s[i].high);
     }
     if (larger == -INFINITY) continue;
     sum *= exp_rounded(largest - larger);
 #pragma unroll
-    for (int i = 0; i < E::SCORES; i++) sum += exp_rounded(s[i] - larger);
+    for (int i = 0; i < E::SCORES; i++) sum += exp_of(s[i], larger);
     largest = larger;
   }
   // The row's threads put theirs together.
@@ -301,14 +313,15 @@ __device__ __forceinline__ void gradient_scores(const AttentionBackwardArguments
     float ds = 0.0f;
     if (first_query + query < problem.queries) {
       float derivative;
-      const float score =
+      const TwoFloats score =
           score_exact(args, problem, dot<D>(q_smem + query * E::STRIDE, k_smem + key * E::STRIDE), slope,
                       first_query + query, first_key + key, derivative);
-      if (score > -INFINITY) {
+      if (score.high > -INFINITY) {
         const int64_t statistic = problem.lse_start + first_query + query;
         const float keep = keep_factor(args, problem, first_query + query, first_key + key);
-        const float dp = dot<D>(d_out_smem + query * E::STRIDE, v_smem + key * E::STRIDE);
-        p = exp_rounded(score - args.base[statistic]) / args.sum[statistic];
+        const TwoFloats product = dot<D>(d_out_smem + query * E::STRIDE, v_smem + key * E::STRIDE);
+        const float dp = product.high + product.low;
+        p = exp_of(score, args.base[statistic]) / args.sum[statistic];
         const float d_lse = args.d_lse ? args.d_lse[statistic] : 0.0f;
         ds = p * ((dp * keep - args.delta[statistic]) + d_lse) * derivative;
         p *= keep;
