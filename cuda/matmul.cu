@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
     }
   };
 
-  // A thread has rows 4 ty + {0..3} and 64 more, columns 4 tx likewise.
+  // A thread has rows 4 ty + {0..3} and 64 more, columns likewise.
   const int tx = thread % 16;
   const int ty = thread / 16;
   float sum[8][8];
@@ -270,18 +270,13 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
     }
     if (step + 1 < steps) store(1 - stage);
   }
-
-  // The place of the results, worked out anew rather than kept in registers through the loop.
-  tile_position(ctaid_x(), args.row_tiles, args.column_tiles, row_tile, column_tile);
-  const int row_0 = row_tile * BM + tid_x() / 16 * 4;
-  const int column_0 = column_tile * BN + tid_x() % 16 * 4;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const int row = row_0 + i / 4 * 64 + i % 4;
+    const int row = first_row + i / 4 * 64 + 4 * ty + i % 4;
     if (row >= args.m) continue;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-      const int column = column_0 + j / 4 * 64 + j % 4;
+      const int column = first_column + j / 4 * 64 + 4 * tx + j % 4;
       if (column >= args.n) continue;
       const int64_t index = int64_t(row) * args.n + column;
       const float value = args.bias ? sum[i][j] + args.bias[column] : sum[i][j];
