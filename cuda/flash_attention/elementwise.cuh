@@ -103,7 +103,8 @@ __device__ __forceinline__ TwoFloats score_exact(const AttentionArguments& args,
   } else {
     score.high = product.high * args.scale;
     score.low = fmaf(product.high, args.scale, -score.high) + product.low * args.scale;
-    if (!isfinite(score.high)) score.low = 0.0f;
+    // Beyond, the second float alone would decide between 0 and infinity; and nothing is lost with it.
+    if (!(fabsf(score.high) < 1048576.0f)) score.low = 0.0f;
   }
   score.high -= slope * static_cast<float>(abs(center - key));
   return score;
