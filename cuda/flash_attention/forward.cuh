@@ -145,10 +145,6 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
           }
     }
     if (!problem.all_seen(args, first_query, first_query + BM - 1, first_key, first_key + BN - 1)) {
-      // The thread's place is worked out anew here, for few tiles, rather than kept in registers for this alone.
-      const int place = GENERAL ? thread : tid_x();
-      const int query_0 = first_query + place / 32 * 16 * M_TILES + place % 32 / 4;
-      const int column_0 = 2 * (place % 4);
 #pragma unroll
       for (int m = 0; m < M_TILES; m++)
 #pragma unroll
