@@ -73,16 +73,18 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   const bool whole = a_aligned && b_aligned && first_row + BM <= args.m && first_column + BN <= args.n;
   const auto load = [&](int step) {
     if (step < steps) {
-      const int k = k_begin + step * BK;
+      const int begin = WORKS_OUT_ANEW ? ctaid_y() * args.k_per_split : k_begin;
+      const int end = WORKS_OUT_ANEW ? min(args.k, begin + args.k_per_split) : k_end;
+      const int k = begin + step * BK;
       const uint32_t a_smem = stages_smem + step % STAGES * STAGE_BYTES;
       const T* a = TRANSPOSE_A ? args.a + int64_t(k) * a_stride + first_row : args.a + int64_t(first_row) * a_stride + k;
       const T* b =
           TRANSPOSE_B ? args.b + int64_t(first_column) * b_stride + k : args.b + int64_t(k) * b_stride + first_column;
-      const int a_rows = TRANSPOSE_A ? k_end - k : args.m - first_row;
-      const int a_columns = TRANSPOSE_A ? args.m - first_row : k_end - k;
-      const int b_rows = TRANSPOSE_B ? args.n - first_column : k_end - k;
-      const int b_columns = TRANSPOSE_B ? k_end - k : args.n - first_column;
-      if (whole && k + BK <= k_end) {
+      const int a_rows = TRANSPOSE_A ? end - k : args.m - first_row;
+      const int a_columns = TRANSPOSE_A ? args.m - first_row : end - k;
+      const int b_rows = TRANSPOSE_B ? args.n - first_column : end - k;
+      const int b_columns = TRANSPOSE_B ? end - k : args.n - first_column;
+      if (whole && k + BK <= end) {
         load_tile<A_ROWS, A_COLUMNS, THREADS, true>(a_smem, a, a_stride, A_ROWS, A_COLUMNS, true, thread);
         load_tile<B_ROWS, B_COLUMNS, THREADS, true>(a_smem + A_BYTES, b, b_stride, B_ROWS, B_COLUMNS, true, thread);
       } else {
@@ -199,8 +201,8 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
   int row_tile;
   int column_tile;
   tile_position(blockIdx.x, args.row_tiles, args.column_tiles, row_tile, column_tile);
-  const int first_row = row_tile * BM;
-  const int first_column = column_tile * BN;
+  int first_row = row_tile * BM;
+  int first_column = column_tile * BN;
   const int k_begin = blockIdx.y * args.k_per_split;
   const int k_end = min(args.k, k_begin + args.k_per_split);
   const int steps = k_end > k_begin ? (k_end - k_begin + BK - 1) / BK : 0;
@@ -239,8 +241,8 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
   };
 
   // A thread has rows 4 ty + {0..3} and 64 more, columns likewise.
-  const int tx = thread % 16;
-  const int ty = thread / 16;
+  int tx = thread % 16;
+  int ty = thread / 16;
   float sum[8][8];
 #pragma unroll
   for (int i = 0; i < 8; i++)
@@ -269,6 +271,14 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
         for (int j = 0; j < 8; j++) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
     }
     if (step + 1 < steps) store(1 - stage);
+  }
+
+  if constexpr (WORKS_OUT_ANEW) {
+    tile_position(ctaid_x(), args.row_tiles, args.column_tiles, row_tile, column_tile);
+    first_row = row_tile * BM;
+    first_column = column_tile * BN;
+    tx = tid_x() % 16;
+    ty = tid_x() / 16;
   }
 #pragma unroll
   for (int i = 0; i < 8; i++) {

@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) float32_tiles(const __grid_co
   int row_tile;
   int column_tile;
   tile_position(blockIdx.x, args.row_tiles, args.column_tiles, row_tile, column_tile);
-  const int first_row = row_tile * TILE;
-  const int first_column = column_tile * TILE;
+  int first_row = row_tile * TILE;
+  int first_column = column_tile * TILE;
   const int begin = blockIdx.y * args.depth_per_split;
   const int end = min(args.depth, begin + args.depth_per_split);
   const int steps = end > begin ? (end - begin + DEPTH - 1) / DEPTH : 0;
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) float32_tiles(const __grid_co
   };
 
   // A thread has rows 4 ty + {0..3} and 64 more, columns likewise.
-  const int tx = thread % 16;
-  const int ty = thread / 16;
+  int tx = thread % 16;
+  int ty = thread / 16;
   float sum[8][8];
 #pragma unroll
   for (int i = 0; i < 8; i++)
@@ -166,6 +166,14 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) float32_tiles(const __grid_co
         for (int j = 0; j < 8; j++) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
     }
     if (step + 1 < steps) store(1 - stage);
+  }
+
+  if constexpr (WORKS_OUT_ANEW) {
+    tile_position(ctaid_x(), args.row_tiles, args.column_tiles, row_tile, column_tile);
+    first_row = row_tile * TILE;
+    first_column = column_tile * TILE;
+    tx = tid_x() % 16;
+    ty = tid_x() / 16;
   }
 #pragma unroll
   for (int i = 0; i < 8; i++) {
