@@ -7,6 +7,7 @@ import { keep } from '../lib/scope.js';
 import { randn, type Tensor } from '../lib/tensor.js';
 import { AdamW } from '../lib/train/adamw.js';
 import type { NamedCase } from './cases.js';
+import { DEVICE } from './options.js';
 
 const LENGTH = 2 ** 22;
 const LEARNING_RATE = 1e-3;
@@ -21,8 +22,8 @@ export function adamwCase(dtype: FloatDType): NamedCase {
     name,
     unit: 'bytes',
     prepare() {
-      const parameter = randn([LENGTH], { device: 'cpu', dtype, seed: 7, requiresGrad: true });
-      parameter.grad = keep(randn([LENGTH], { device: 'cpu', dtype, seed: 8 }));
+      const parameter = randn([LENGTH], { device: DEVICE, dtype, seed: 7, requiresGrad: true });
+      parameter.grad = keep(randn([LENGTH], { device: DEVICE, dtype, seed: 8 }));
       const optimizer = new AdamW([parameter], { learningRate: LEARNING_RATE, weightDecay: WEIGHT_DECAY });
       return {
         amount: 3 * parameter.bytes + 4 * LENGTH * (hasMaster ? 6 : 4),

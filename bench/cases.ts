@@ -37,6 +37,7 @@ import { ternaryOf, thresholdedOf } from '../test/formulas/ternary.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
 import { adamwCase } from './adamw.js';
+import { DEVICE } from './options.js';
 
 /** What a case is measured in, and the ceiling it is held against. */
 export type Unit = 'float operations' | 'integer operations' | 'bytes';
@@ -57,7 +58,7 @@ export interface NamedCase {
   prepare(): BenchCase;
 }
 
-const OPTIONS = { device: 'cpu', seed: 7 } as const;
+const OPTIONS = { device: DEVICE, seed: 7 } as const;
 const SAMPLES = 200;
 
 function expectClose(name: string, actual: number, expected: number, bound: number): void {
@@ -159,7 +160,7 @@ function sparseWeight(n: number, k: number, { isZero, pruned }: Sparsity): Terna
     if (!isZero(Math.floor(i / k), i % k, generator)) trits[i] = trit;
   }
   const scale = pruned ? Array.from({ length: n }, (_, row) => (isZero(row, 0, generator) ? 0 : 0.5)) : 0.5;
-  return TernaryTensor.fromTrits(trits, [n, k], scale, { device: 'cpu' });
+  return TernaryTensor.fromTrits(trits, [n, k], scale, { device: DEVICE });
 }
 
 /** int8 activations, their rounding included. The result has to be exact. */
@@ -376,7 +377,7 @@ function attentionCase<C extends AttentionOptionsCase>(
       const tensors: Record<string, Tensor> = {};
       for (const [input, { shape, values, dtype }] of Object.entries(spec.inputs(c, new Random(name)))) {
         const requiresGrad = backward && !dtype;
-        tensors[input] = tensor(values, { shape, device: 'cpu', dtype: dtype ?? 'float32', requiresGrad });
+        tensors[input] = tensor(values, { shape, device: DEVICE, dtype: dtype ?? 'float32', requiresGrad });
       }
       const dOut = randn(tensors.q.shape, { ...OPTIONS, seed: 10 });
       return {
@@ -410,7 +411,7 @@ function lossCase(c: LinearCrossEntropyCase, fused: boolean): NamedCase {
       const random = new Generator(9);
       const targets = tensor(
         Int32Array.from({ length: m }, () => random.integer(n)),
-        { device: 'cpu' },
+        { device: DEVICE },
       );
       const loss = (): Tensor =>
         fused ? linearCrossEntropy(x, weight, targets) : crossEntropy(linear(x, weight), targets);
@@ -463,7 +464,7 @@ function memoryCase<C extends Case>(spec: OpSpec<C>, c: C): NamedCase {
       const inputs = spec.inputs(c, new Random(c.name));
       const tensors: Record<string, Tensor> = {};
       for (const [name, { shape, values, dtype }] of Object.entries(inputs)) {
-        tensors[name] = tensor(values, { shape, device: 'cpu', ...(dtype && { dtype }) });
+        tensors[name] = tensor(values, { shape, device: DEVICE, ...(dtype && { dtype }) });
       }
       const run = (): Record<string, Tensor> => spec.call(tensors, c);
       const results = run();

@@ -3,7 +3,7 @@
 
 #include "allocator.h"
 
-#include <cstdio>
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -12,10 +12,7 @@ namespace ternflash {
 
 namespace {
 
-constexpr size_t ALIGNMENT = 64;
 constexpr size_t GUARD_BYTES = 64;
-constexpr uint8_t GUARD_VALUE = 0xa5;
-constexpr size_t LARGE_BYTES = size_t(64) << 20;
 
 // Classes an eighth of a power of two apart, so that at most 12.5 % is wasted and sizes that differ a little share a
 // class.
@@ -26,60 +23,37 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Bytes the system could still give, as far as it tells.
-size_t available_bytes() {
-#if defined(__linux__)
-  if (FILE* file = std::fopen("/proc/meminfo", "r")) {
-    char line[128];
-    unsigned long long kilobytes = 0;
-    bool found = false;
-    while (!found && std::fgets(line, sizeof(line), file))
-      found = std::sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1;
-    std::fclose(file);
-    if (found) return static_cast<size_t>(kilobytes) * 1024;
-  }
-#endif
-  return SIZE_MAX;
-}
-
 }  // namespace
 
-void* obtain_memory(size_t bytes) {
-  // The system promises more memory than it has and kills the process when it is used: ask before taking much.
-  if (bytes >= LARGE_BYTES && bytes > available_bytes()) return nullptr;
-  return std::aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-}
-
-Allocator::Allocator(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {
+Allocator::Allocator(Device& device) : device_(device) {
   const char* poison = std::getenv("TERNFLASH_POISON");
   poison_ = poison && std::strcmp(poison, "1") == 0;
 }
 
 Allocator::~Allocator() {
-  for (const Block& block : blocks_) std::free(block.data);
+  for (const Block& block : blocks_)
+    if (block.data) device_.free_now()(block.data);
+  for (const GraphMemory::Freed& each : graphs_.retired()) device_.free_now()(each.data);
   for (const auto& [capacity, list] : kept_)
-    for (void* data : list) std::free(data);
+    for (void* data : list) device_.free_now()(data);
 }
 
 int64_t Allocator::allocate(size_t bytes) {
-  const size_t capacity = size_class(bytes + (poison_ ? GUARD_BYTES : 0));
-  void* data = nullptr;
+  // A guard would be written by the replays only, and be looked at before the first.
+  const bool guarded = poison_ && !graphs_.capturing();
+  const size_t capacity = size_class(bytes + (guarded ? GUARD_BYTES : 0));
   const auto kept = kept_.find(capacity);
-  if (kept != kept_.end() && !kept->second.empty()) {
+  void* data = graphs_.capturing() ? graphs_.reuse(capacity) : nullptr;
+  if (!data && kept != kept_.end() && !kept->second.empty()) {
     data = kept->second.back();
     kept->second.pop_back();
     kept_bytes_ -= capacity;
-  } else {
-    data = obtain(capacity);
-    if (!data) return -1;
   }
-  if (poison_) {
-    stream_->enqueue("allocate", [data, bytes](Stream&) {
-      std::memset(data, 0xff, bytes);
-      std::memset(static_cast<uint8_t*>(data) + bytes, GUARD_VALUE, GUARD_BYTES);
-    });
-  }
-  return enter({data, bytes, capacity, poison_});
+  if (!data) data = obtain(capacity);
+  if (!data) return -1;
+  if (graphs_.capturing()) graphs_.bear(data);
+  if (guarded) device_.poison(data, bytes, GUARD_BYTES);
+  return enter({data, bytes, capacity, guarded});
 }
 
 uint32_t Allocator::enter(const Block& block) {
@@ -95,55 +69,89 @@ uint32_t Allocator::enter(const Block& block) {
   return id;
 }
 
-Allocator::Block Allocator::surrender(uint32_t id) {
+Allocator::Block Allocator::remove(uint32_t id) {
   const Block block = std::exchange(blocks_[id], Block{});
   unused_.push_back(id);
   live_bytes_ -= block.capacity;
   return block;
 }
 
-int64_t Allocator::adopt(const Block& block) { return enter(block); }
+Allocator::Block Allocator::surrender(uint32_t id) {
+  const Block block = remove(id);
+  reserved_bytes_ -= block.capacity;
+  return block;
+}
+
+int64_t Allocator::adopt(const Block& block) {
+  reserved_bytes_ += block.capacity;
+  return enter(block);
+}
 
 void* Allocator::obtain(size_t capacity) {
-  if (void* data = obtain_memory(capacity)) return data;
-  trim();
-  stream_->wait();
-  return obtain_memory(capacity);
+  const auto attempt = [&]() -> void* {
+    if (reserved_bytes_ > limit_ || capacity > limit_ - reserved_bytes_) return nullptr;
+    return device_.obtain(capacity);
+  };
+  void* data = attempt();
+  // Giving back waits for the device, which nobody can during a capture.
+  if (!data && !graphs_.capturing()) {
+    trim();
+    device_.wait();
+    data = attempt();
+  }
+  if (data) reserved_bytes_ += capacity;
+  return data;
 }
 
 void Allocator::free(uint32_t id) {
   if (!find(id)) return;
-  const Block block = surrender(id);
-  if (block.guarded) {
-    stream_->enqueue("free", [block](Stream& stream) {
-      const uint8_t* guard = static_cast<const uint8_t*>(block.data) + block.bytes;
-      for (size_t i = 0; i < GUARD_BYTES; i++)
-        if (guard[i] != GUARD_VALUE) stream.fail("expected the bytes behind a tensor untouched, got them overwritten");
-    });
-  }
-  // Keep at most as much as was ever in use at once.
-  if (kept_bytes_ + block.capacity > peak_bytes_) {
-    release(block.data);
+  const Block block = remove(id);
+  // A captured check would look again at every replay, when the block may be somebody else's.
+  if (block.guarded && !graphs_.capturing()) device_.check_guard(block.data, block.bytes, GUARD_BYTES);
+  if (!graphs_.retire(block.data, block.capacity)) keep(block.data, block.capacity);
+}
+
+void Allocator::keep(void* data, size_t capacity) {
+  // Where giving back is cheap, keep at most as much as was ever in use at once.
+  if (!device_.keeps_freed_memory() && !graphs_.capturing() && kept_bytes_ + capacity > peak_bytes_) {
+    device_.release(data);
+    reserved_bytes_ -= capacity;
   } else {
-    kept_[block.capacity].push_back(block.data);
-    kept_bytes_ += block.capacity;
+    kept_[capacity].push_back(data);
+    kept_bytes_ += capacity;
   }
 }
 
-// Queued, because ops that use the block may be.
-void Allocator::release(void* data) {
-  stream_->enqueue("free", [data](Stream&) { std::free(data); });
+void Allocator::release_graph(const GraphMemory::Pins& pins) {
+  for (const GraphMemory::Freed& each : graphs_.release(pins)) keep(each.data, each.capacity);
 }
 
 void Allocator::trim() {
   for (const auto& [capacity, list] : kept_)
-    for (void* data : list) release(data);
+    for (void* data : list) device_.release(data);
   kept_.clear();
+  reserved_bytes_ -= kept_bytes_;
   kept_bytes_ = 0;
+}
+
+void Allocator::set_limit(size_t bytes) {
+  limit_ = bytes;
+  if (reserved_bytes_ > limit_) trim();
+}
+
+size_t Allocator::free_bytes() const {
+  const size_t under_limit = reserved_bytes_ < limit_ ? limit_ - reserved_bytes_ : 0;
+  return std::min(device_.free_bytes(), under_limit);
 }
 
 const Allocator::Block* Allocator::find(uint32_t id) const {
   return id < blocks_.size() && blocks_[id].data ? &blocks_[id] : nullptr;
+}
+
+const Allocator::Block* Allocator::use(uint32_t id) {
+  const Block* block = find(id);
+  if (block && graphs_.capturing()) graphs_.use(block->data);
+  return block;
 }
 
 }  // namespace ternflash

@@ -20,8 +20,7 @@ namespace ternflash {
 
 class Args {
  public:
-  Args(const Allocator& allocator, const char* op, Napi::Object object)
-      : allocator_(allocator), op_(op), object_(object) {}
+  Args(Allocator& allocator, const char* op, Napi::Object object) : allocator_(allocator), op_(op), object_(object) {}
 
   // A tensor of at least `length` elements.
   Tensor tensor(const char* name, int64_t length) const { return tensor(name, object_.Get(name), length); }
@@ -99,7 +98,7 @@ class Args {
   Tensor tensor(const char* name, Napi::Value value, int64_t at_least) const {
     if (!value.IsObject()) fail(name, "a tensor");
     const Napi::Object object = value.As<Napi::Object>();
-    const Allocator::Block* block = allocator_.find(object.Get("buffer").As<Napi::Number>().Uint32Value());
+    const Allocator::Block* block = allocator_.use(object.Get("buffer").As<Napi::Number>().Uint32Value());
     const DType type = dtype(object.Get("dtype").As<Napi::String>().Utf8Value());
     const int64_t length = object.Get("length").As<Napi::Number>().Int64Value();
     if (!block || length < at_least || static_cast<size_t>(length) * element_bytes(type) > block->bytes)
@@ -107,7 +106,7 @@ class Args {
     return {block->data, type, length};
   }
 
-  const Allocator& allocator_;
+  Allocator& allocator_;
   const char* op_;
   Napi::Object object_;
 };

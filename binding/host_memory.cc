@@ -3,17 +3,13 @@
 
 #include "host_memory.h"
 
-#include <cstdlib>
-
-#include "allocator.h"
+#include <utility>
 
 namespace ternflash {
 
-int64_t HostMemory::allocate(size_t bytes) {
-  void* data = obtain_memory(bytes);
-  if (!data) return -1;
+uint32_t HostMemory::add(Block block) {
   while (blocks_.count(next_)) next_++;
-  blocks_[next_] = {std::shared_ptr<void>(data, std::free), bytes};
+  blocks_[next_] = std::move(block);
   return next_++;
 }
 

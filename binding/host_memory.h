@@ -21,8 +21,8 @@ class HostMemory {
     size_t bytes;
   };
 
-  // A block's number, or -1 if there is too little memory.
-  int64_t allocate(size_t bytes);
+  // Takes a block; its number.
+  uint32_t add(Block block);
   void free(uint32_t id) { blocks_.erase(id); }
 
   // Null for a number that is not in use.

@@ -35,12 +35,26 @@ Stream::Stream() : pool_(cpu::ThreadPool::shared()), thread_scratch_(MAX_THREADS
 Stream::~Stream() { shutdown(); }
 
 void Stream::enqueue(const char* op, std::function<void(Stream&)> task) {
+  if (capture_) {
+    capture_->tasks.push_back({op, std::move(task)});
+    return;
+  }
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (stopping_) return;
     queue_.push_back({op, std::move(task)});
   }
   changed_.notify_all();
+}
+
+void Stream::begin_capture() { capture_ = std::make_shared<Recording>(); }
+
+std::shared_ptr<Graph> Stream::end_capture() { return std::exchange(capture_, nullptr); }
+
+void Stream::replay(std::shared_ptr<Graph> graph) {
+  enqueue("replay", [graph = std::move(graph)](Stream& stream) {
+    for (const Task& each : static_cast<const Recording&>(*graph).tasks) stream.execute(each);
+  });
 }
 
 void Stream::wait() {
@@ -70,18 +84,22 @@ void Stream::loop() {
     queue_.pop_front();
     busy_ = true;
     lock.unlock();
-    running_op_ = task.op;
-    try {
-      task.run(*this);
-    } catch (const std::bad_alloc&) {
-      fail("expected enough memory for workspace, got too little");
-    } catch (const std::exception& error) {
-      fail(error.what());
-    }
+    execute(task);
     task.run = nullptr;  // what it holds ends before anybody hears that it is done
     lock.lock();
     busy_ = false;
     if (queue_.empty()) changed_.notify_all();
+  }
+}
+
+void Stream::execute(const Task& task) {
+  running_op_ = task.op;
+  try {
+    task.run(*this);
+  } catch (const std::bad_alloc&) {
+    fail("expected enough memory for workspace, got too little");
+  } catch (const std::exception& error) {
+    fail(error.what());
   }
 }
 

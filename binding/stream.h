@@ -13,21 +13,14 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "../cpu/context.h"
 #include "../cpu/thread_pool.h"
+#include "device.h"
 
 namespace ternflash {
-
-// The first failure since somebody last asked.
-struct Failure {
-  std::string op;
-  std::string message;
-  explicit operator bool() const { return !op.empty(); }
-};
 
 class Stream final : public cpu::Context {
  public:
@@ -39,6 +32,12 @@ class Stream final : public cpu::Context {
   // Queues a task. `op` names it in a failure and must outlive the stream (a literal). After shutdown() nothing is
   // queued.
   void enqueue(const char* op, std::function<void(Stream&)> task);
+
+  // From now on tasks are captured instead of queued.
+  void begin_capture();
+  std::shared_ptr<Graph> end_capture();
+  // Queues the tasks that were captured, in one piece.
+  void replay(std::shared_ptr<Graph> graph);
 
   // Waits until everything queued so far has run.
   void wait();
@@ -62,6 +61,9 @@ class Stream final : public cpu::Context {
     const char* op;
     std::function<void(Stream&)> run;
   };
+  struct Recording final : Graph {
+    std::vector<Task> tasks;
+  };
   // Memory a kernel works in, kept from op to op and grown when more is asked for.
   struct Scratch {
     void* data = nullptr;
@@ -71,12 +73,15 @@ class Stream final : public cpu::Context {
   };
 
   void loop();
+  void execute(const Task& task);
 
   std::shared_ptr<cpu::ThreadPool> pool_;
   std::vector<Scratch> thread_scratch_;
   Scratch shared_scratch_;
   const char* running_op_ = "";
   Failure failure_;  // touched by the stream's thread alone
+
+  std::shared_ptr<Recording> capture_;  // under way; touched by the thread that queues alone
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

@@ -4,14 +4,16 @@
 #include "transfers.h"
 
 #include <cstdio>
-#include <cstdlib>
 #include <utility>
 
 namespace ternflash {
 
-Parcel::Parcel(Allocator::Block block, std::weak_ptr<void> sender) : block_(block), sender_(std::move(sender)) {}
+Parcel::Parcel(Allocator::Block block, const Device& device, std::weak_ptr<void> sender)
+    : block_(block), memory_name_(device.memory_name()), free_(device.free_now()), sender_(std::move(sender)) {}
 
-Parcel::~Parcel() { std::free(block_.data); }
+Parcel::~Parcel() {
+  if (block_.data) free_(block_.data);
+}
 
 Allocator::Block Parcel::take() { return std::exchange(block_, Allocator::Block{}); }
 
@@ -40,10 +42,12 @@ void Transfers::put(const std::string& token, std::shared_ptr<Parcel> parcel) {
   parcels_[token] = std::move(parcel);
 }
 
-std::optional<Allocator::Block> Transfers::take(const std::string& token, size_t bytes) {
+std::optional<Allocator::Block> Transfers::take(const std::string& token, size_t bytes,
+                                                const std::string& memory_name) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = parcels_.find(token);
-  if (found == parcels_.end() || found->second->bytes() != bytes) return std::nullopt;
+  if (found == parcels_.end() || found->second->bytes() != bytes || found->second->memory_name() != memory_name)
+    return std::nullopt;
   const Allocator::Block block = found->second->take();
   parcels_.erase(found);
   return block;

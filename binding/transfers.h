@@ -24,17 +24,20 @@ namespace ternflash {
 class Parcel {
  public:
   // `sender` ends with the sending thread's addon.
-  Parcel(Allocator::Block block, std::weak_ptr<void> sender);
+  Parcel(Allocator::Block block, const Device& device, std::weak_ptr<void> sender);
   ~Parcel();
   Parcel(const Parcel&) = delete;
   Parcel& operator=(const Parcel&) = delete;
 
   Allocator::Block take();
   size_t bytes() const { return block_.bytes; }
+  const std::string& memory_name() const { return memory_name_; }
   bool is_orphan() const { return sender_.expired(); }
 
  private:
   Allocator::Block block_;
+  std::string memory_name_;
+  void (*free_)(void* data);
   std::weak_ptr<void> sender_;
 };
 
@@ -54,8 +57,8 @@ class Transfers {
 
   // From now on the parcel can be taken. The ops that write the block have run: whoever takes it need not wait.
   void put(const std::string& token, std::shared_ptr<Parcel> parcel);
-  // Nothing if it is not there, or not of that size.
-  std::optional<Allocator::Block> take(const std::string& token, size_t bytes);
+  // Nothing if it is not there, not of that size, or not memory of that name.
+  std::optional<Allocator::Block> take(const std::string& token, size_t bytes, const std::string& memory_name);
   bool discard(const std::string& token);
 
   Total pending();

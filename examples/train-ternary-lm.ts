@@ -5,7 +5,7 @@
  * Trains a small ternary (BitNet b1.58) language model on the text of Moby Dick, packs its weights to two bits each, and lets it write. Run with
  * `npm run demo`; `npm run demo -- --help` lists the options.
  */
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import * as path from 'node:path';
 import { parseArgs } from 'node:util';
 import { plot } from 'asciichart';
@@ -13,17 +13,18 @@ import { Presets, SingleBar } from 'cli-progress';
 import {
   AdamW,
   CausalLM,
-  clipGradNorm,
   device as openDevice,
   devices,
   generate,
   Generator,
+  gradNorm,
   manualSeed,
   noGrad,
   tensor,
   tidy,
   warmupCosine,
   type DeviceName,
+  type FloatDType,
   type Tensor,
 } from 'ternflash';
 import { BytePairEncoding } from './byte-pair-encoding.js';
@@ -32,20 +33,31 @@ const HELP = `Trains a small ternary language model on Moby Dick, freezes it to 
 
   npm run demo -- [options]
 
-  --device NAME   auto, cpu or reference (default auto)
+  --device NAME   auto, cuda, cpu or reference (default auto)
+  --dtype NAME    float32, or bfloat16 with float32 masters (default float32)
   --steps N       training steps (default 800)
+  --batch N       windows of text in a step (default 8)
+  --sequence N    tokens in a window (default 128)
+  --layers N      transformer blocks (default 4)
+  --hidden N      features, a multiple of 192 (default 192)
   --seed N        seed of weights, batches and generated text (default 1)
   --out FOLDER    where the packed model is written (default demo-output)
+  --export FOLDER writes what the same training elsewhere needs: tokens, batches, first weights, learning rates; and how this one went
   --help          this text`;
 
 // By the better result: after 700 steps each, 2.35 bits/byte of validation text with 2048 tokens, 2.46 with 1024, and 2.48
 // with bytes (256).
 const VOCABULARY = 2048;
-const SEQUENCE = 128;
-const BATCH = 8;
 const VALIDATION_SHARE = 0.05;
-const VALIDATION_BATCHES = 16;
+const VALIDATION_WINDOWS = 128;
 const PEAK_LEARNING_RATE = 2.5e-3;
+const BETAS = [0.9, 0.95] as const;
+const WEIGHT_DECAY = 0.05;
+const MAX_GRADIENT_NORM = 1;
+/** Steps before tokens a second are counted: the first ones also take memory from the system and load kernels. */
+const WARM_UP = 20;
+/** Features of a layer go in steps of these: three heads of 64 that share their keys and values. */
+const HIDDEN_STEP = 192;
 const GENERATED_CHARACTERS = 300;
 const PROMPT = 'The whale';
 
@@ -53,62 +65,103 @@ const root = path.resolve(__dirname, '../..');
 
 interface Options {
   device: DeviceName;
+  dtype: FloatDType;
   steps: number;
+  batch: number;
+  sequence: number;
+  layers: number;
+  hidden: number;
   seed: number;
   out: string;
+  export: string | undefined;
 }
 
 function readOptions(): Options | null {
   const { values } = parseArgs({
     options: {
       device: { type: 'string', default: 'auto' },
+      dtype: { type: 'string', default: 'float32' },
       steps: { type: 'string', default: '800' },
+      batch: { type: 'string', default: '8' },
+      sequence: { type: 'string', default: '128' },
+      layers: { type: 'string', default: '4' },
+      hidden: { type: 'string', default: String(HIDDEN_STEP) },
       seed: { type: 'string', default: '1' },
       out: { type: 'string', default: path.join(root, 'demo-output') },
+      export: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) return null;
-  const integer = (name: 'steps' | 'seed', low: number): number => {
+  const integer = (name: 'steps' | 'batch' | 'sequence' | 'layers' | 'hidden' | 'seed', low: number): number => {
     const value = Number(values[name]);
     if (!Number.isSafeInteger(value) || value < low) {
       throw new Error(`--${name}: expected an integer of at least ${low}, got ${values[name]}`);
     }
     return value;
   };
-  return { device: values.device as DeviceName, steps: integer('steps', 1), seed: integer('seed', 0), out: values.out };
+  const hidden = integer('hidden', HIDDEN_STEP);
+  if (hidden % HIDDEN_STEP !== 0) throw new Error(`--hidden: expected a multiple of ${HIDDEN_STEP}, got ${hidden}`);
+  if (values.dtype !== 'float32' && values.dtype !== 'bfloat16') {
+    throw new Error(`--dtype: expected float32 or bfloat16, got ${values.dtype}`);
+  }
+  return {
+    device: values.device as DeviceName,
+    dtype: values.dtype,
+    steps: integer('steps', 1),
+    batch: integer('batch', 1),
+    sequence: integer('sequence', 1),
+    layers: integer('layers', 1),
+    hidden,
+    seed: integer('seed', 0),
+    out: values.out,
+    export: values.export,
+  };
 }
 
-/** Windows of SEQUENCE tokens and the tokens after each of theirs. */
-function batchOf(tokens: Int32Array, starts: readonly number[], model: CausalLM): { ids: Tensor; targets: Tensor } {
+/** Windows of `sequence` tokens and the tokens after each of theirs. */
+function batchOf(
+  tokens: Int32Array,
+  starts: readonly number[],
+  sequence: number,
+  model: CausalLM,
+): { ids: Tensor; targets: Tensor } {
   const window = (shift: number): Tensor => {
-    const values = new Int32Array(starts.length * SEQUENCE);
+    const values = new Int32Array(starts.length * sequence);
     starts.forEach((start, row) =>
-      values.set(tokens.subarray(start + shift, start + shift + SEQUENCE), row * SEQUENCE),
+      values.set(tokens.subarray(start + shift, start + shift + sequence), row * sequence),
     );
-    return tensor(values, { shape: [starts.length, SEQUENCE], device: model.device });
+    return tensor(values, { shape: [starts.length, sequence], device: model.device });
   };
   return { ids: window(0), targets: window(1) };
 }
 
-async function validationLoss(model: CausalLM, tokens: Int32Array): Promise<number> {
-  const windows = Math.floor((tokens.length - 1) / SEQUENCE);
-  const stride = Math.max(1, Math.floor(windows / (VALIDATION_BATCHES * BATCH)));
-  const starts = Array.from({ length: windows }, (_, i) => i * SEQUENCE).filter((_, i) => i % stride === 0);
+/** Where the windows of validation begin, spread over the text; as many as whole batches hold. */
+function validationStarts(tokens: Int32Array, { batch, sequence }: Options): number[] {
+  const windows = Math.floor((tokens.length - 1) / sequence);
+  const wanted = Math.max(batch, Math.floor(VALIDATION_WINDOWS / batch) * batch);
+  const stride = Math.max(1, Math.floor(windows / wanted));
+  const starts = Array.from({ length: windows }, (_, i) => i * sequence).filter((_, i) => i % stride === 0);
+  const count = Math.floor(Math.min(starts.length, wanted) / batch) * batch;
+  if (count === 0) throw new Error(`--batch: expected at most ${starts.length} windows to validate, got ${batch}`);
+  return starts.slice(0, count);
+}
+
+async function validationLoss(model: CausalLM, tokens: Int32Array, options: Options): Promise<number> {
+  const { batch, sequence } = options;
+  const starts = validationStarts(tokens, options);
   let total = 0;
-  let rows = 0;
-  for (let i = 0; i + BATCH <= starts.length && i < VALIDATION_BATCHES * BATCH; i += BATCH) {
+  for (let i = 0; i < starts.length; i += batch) {
     const loss = noGrad(() =>
       tidy(() => {
-        const { ids, targets } = batchOf(tokens, starts.slice(i, i + BATCH), model);
+        const { ids, targets } = batchOf(tokens, starts.slice(i, i + batch), sequence, model);
         return model.loss(ids, targets);
       }),
     );
-    total += (await loss.item()) * BATCH;
-    rows += BATCH;
+    total += (await loss.item()) * batch;
     loss.dispose();
   }
-  return total / rows;
+  return total / starts.length;
 }
 
 /** What a model of token frequencies alone would score, in nats per token. */
@@ -121,25 +174,47 @@ function unigramEntropy(train: Int32Array, validation: Int32Array): number {
   return loss / validation.length;
 }
 
+/** Where the windows of each step begin. */
+function drawStarts(tokens: Int32Array, { steps, batch, sequence, seed }: Options): number[][] {
+  const random = new Generator(seed);
+  return Array.from({ length: steps }, () =>
+    Array.from({ length: batch }, () => random.integer(tokens.length - sequence)),
+  );
+}
+
 /** Forward and backward of one batch; the loss, and gradients in the parameters. */
-function gradients(model: CausalLM, tokens: Int32Array, random: Generator): Tensor {
+function gradients(model: CausalLM, tokens: Int32Array, starts: readonly number[], sequence: number): Tensor {
   return tidy(() => {
-    const starts = Array.from({ length: BATCH }, () => random.integer(tokens.length - SEQUENCE));
-    const { ids, targets } = batchOf(tokens, starts, model);
+    const { ids, targets } = batchOf(tokens, starts, sequence, model);
     const loss = model.loss(ids, targets);
     loss.backward();
     return loss.detach();
   });
 }
 
-async function peakOfOneStep(model: CausalLM, tokens: Int32Array, checkpointing: boolean): Promise<number> {
+async function peakOfOneStep(
+  model: CausalLM,
+  tokens: Int32Array,
+  { batch, sequence }: Options,
+  checkpointing: boolean,
+): Promise<number> {
   model.checkpointConfig = { enabled: checkpointing, every: 1 };
   model.device.resetPeakMemory();
-  gradients(model, tokens, new Generator(0)).dispose();
+  const starts = Array.from({ length: batch }, (_, i) => i);
+  gradients(model, tokens, starts, sequence).dispose();
   model.clearGrad();
   await model.device.synchronize();
   model.checkpointConfig = { enabled: false, every: 1 };
   return model.device.memory().peakBytes;
+}
+
+function scheduleOf({ steps }: Options): (step: number) => number {
+  return warmupCosine({
+    peak: PEAK_LEARNING_RATE,
+    warmup: Math.min(50, Math.ceil(steps / 10)),
+    total: steps,
+    floor: PEAK_LEARNING_RATE / 20,
+  });
 }
 
 async function train(
@@ -147,19 +222,15 @@ async function train(
   tokens: Int32Array,
   options: Options,
 ): Promise<{ losses: number[]; tokensPerSecond: number }> {
+  const { steps, batch, sequence } = options;
   const matrices = model.parameters().filter((parameter) => parameter.shape.length > 1);
   const vectors = model.parameters().filter((parameter) => parameter.shape.length <= 1);
   const optimizer = new AdamW([{ parameters: matrices }, { parameters: vectors, weightDecay: 0 }], {
-    betas: [0.9, 0.95],
-    weightDecay: 0.05,
+    betas: BETAS,
+    weightDecay: WEIGHT_DECAY,
   });
-  const schedule = warmupCosine({
-    peak: PEAK_LEARNING_RATE,
-    warmup: Math.min(50, Math.ceil(options.steps / 10)),
-    total: options.steps,
-    floor: PEAK_LEARNING_RATE / 20,
-  });
-  const random = new Generator(options.seed);
+  const schedule = scheduleOf(options);
+  const starts = drawStarts(tokens, options);
   const losses: number[] = [];
   const bar = new SingleBar(
     {
@@ -171,25 +242,59 @@ async function train(
     },
     Presets.shades_classic,
   );
-  const start = performance.now();
-  const speed = (): number => (losses.length * BATCH * SEQUENCE * 1000) / (performance.now() - start);
-  bar.start(options.steps, 0, { loss: '-', speed: '-' });
+  const warmUp = Math.min(WARM_UP, Math.floor(steps / 2));
+  let [start, counted] = [performance.now(), 0];
+  const speed = (): number => ((losses.length - counted) * batch * sequence * 1000) / (performance.now() - start);
+  const read = async (loss: Tensor | null): Promise<void> => {
+    if (!loss) return;
+    losses.push(await loss.item());
+    loss.dispose();
+    if (losses.length === warmUp) [start, counted] = [performance.now(), warmUp];
+    bar.update(losses.length, { loss: losses[losses.length - 1].toFixed(3), speed: speed().toFixed(0) });
+  };
+  bar.start(steps, 0, { loss: '-', speed: '-' });
+  // Read when the next step is queued, so that the device need not wait for this program.
+  let last: Tensor | null = null;
   try {
-    for (let step = 1; step <= options.steps; step++) {
+    for (let step = 1; step <= steps; step++) {
       optimizer.learningRate = schedule(step);
-      const loss = gradients(model, tokens, random);
-      clipGradNorm(model.parameters(), 1).dispose();
-      optimizer.step();
+      const loss = gradients(model, tokens, starts[step - 1], sequence);
+      const { norm, coefficient } = gradNorm(model.parameters(), { maxNorm: MAX_GRADIENT_NORM });
+      optimizer.step({ coefficient });
+      for (const each of [norm, coefficient]) each.dispose();
       model.clearGrad();
-      losses.push(await loss.item());
-      loss.dispose();
-      bar.update(step, { loss: losses[step - 1].toFixed(3), speed: speed().toFixed(0) });
+      await read(last);
+      last = loss;
     }
+    await read(last);
   } finally {
     bar.stop();
     optimizer.dispose();
   }
   return { losses, tokensPerSecond: speed() };
+}
+
+/** What another program needs to train the same model on the same batches: see bench/torch_demo.py. */
+async function exportRun(
+  folder: string,
+  model: CausalLM,
+  tokens: { train: Int32Array; validation: Int32Array },
+  options: Options,
+): Promise<void> {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(path.join(folder, 'train.i32'), tokens.train);
+  writeFileSync(path.join(folder, 'validation.i32'), tokens.validation);
+  writeFileSync(path.join(folder, 'starts.i32'), Int32Array.from(drawStarts(tokens.train, options).flat()));
+  await model.save(path.join(folder, 'model.safetensors'));
+  const schedule = scheduleOf(options);
+  const { steps, batch, sequence, dtype } = options;
+  const run = {
+    ...{ steps, batch, sequence, dtype, warmUp: WARM_UP, model: model.config },
+    ...{ betas: BETAS, eps: 1e-8, weightDecay: WEIGHT_DECAY, maxGradientNorm: MAX_GRADIENT_NORM },
+    learningRates: Array.from({ length: steps }, (_, i) => schedule(i + 1)),
+    validationStarts: validationStarts(tokens.validation, options),
+  };
+  writeFileSync(path.join(folder, 'run.json'), JSON.stringify(run));
 }
 
 /** Averages over equal spans, so that the curve fits the terminal. */
@@ -201,9 +306,9 @@ function smooth(values: readonly number[], points: number): number[] {
   });
 }
 
-async function largestDifference(a: CausalLM, b: CausalLM, tokens: Int32Array): Promise<number> {
+async function largestDifference(a: CausalLM, b: CausalLM, tokens: Int32Array, sequence: number): Promise<number> {
   const logits = async (model: CausalLM): Promise<Float32Array> => {
-    const result = noGrad(() => tidy(() => model.forward(batchOf(tokens, [0], model).ids)));
+    const result = noGrad(() => tidy(() => model.forward(batchOf(tokens, [0], sequence, model).ids)));
     const values = (await result.data()) as Float32Array;
     result.dispose();
     return values;
@@ -251,18 +356,35 @@ async function main(): Promise<void> {
 
   manualSeed(options.seed);
   const model = new CausalLM(
-    { vocabulary: VOCABULARY, hidden: 192, layers: 4, heads: 3, keyHeads: 1, intermediate: 512 },
+    {
+      vocabulary: VOCABULARY,
+      hidden: options.hidden,
+      layers: options.layers,
+      heads: options.hidden / 64,
+      keyHeads: options.hidden / HIDDEN_STEP,
+      intermediate: (options.hidden / 3) * 8,
+      dtype: options.dtype,
+    },
     { device },
   );
   const parameters = model.parameterCount();
   const floatBytes = [...model.state().values()].reduce((sum, each) => sum + each.bytes, 0);
-  console.log(`model: ${parameters} parameters, ${model.config.layers} layers, ternary linear layers\n`);
+  console.log(
+    `model: ${parameters} parameters, ${model.config.layers} layers, ternary linear layers, ${options.dtype}; ` +
+      `${options.batch} windows of ${options.sequence} tokens a step\n`,
+  );
+  if (options.export !== undefined)
+    await exportRun(options.export, model, { train: trainTokens, validation: validationTokens }, options);
 
-  const peakPlain = await peakOfOneStep(model, trainTokens, false);
-  const peakCheckpointed = await peakOfOneStep(model, trainTokens, true);
-  const before = await validationLoss(model, validationTokens);
+  const peakPlain = await peakOfOneStep(model, trainTokens, options, false);
+  const peakCheckpointed = await peakOfOneStep(model, trainTokens, options, true);
+  const before = await validationLoss(model, validationTokens, options);
   const { losses, tokensPerSecond } = await train(model, trainTokens, options);
-  const after = await validationLoss(model, validationTokens);
+  const after = await validationLoss(model, validationTokens, options);
+  if (options.export !== undefined) {
+    const result = { device: report?.reason ?? device.id, tokensPerSecond, losses, before, after };
+    writeFileSync(path.join(options.export, 'result.json'), JSON.stringify(result));
+  }
 
   console.log(`\ntraining loss, nats per token, over ${options.steps} steps`);
   console.log(plot(smooth(losses, 72), { height: 10 }));
@@ -277,7 +399,7 @@ async function main(): Promise<void> {
   const file = path.join(options.out, 'moby-dick-ternary.safetensors');
   await model.save(file);
   const reloaded = await CausalLM.load(file, { device });
-  const difference = await largestDifference(model, reloaded, validationTokens);
+  const difference = await largestDifference(model, reloaded, validationTokens, options.sequence);
   console.log(
     `\nfrozen to packed ternary weights, saved to ${path.relative(process.cwd(), file)}, reloaded: largest logit difference ${difference}`,
   );
@@ -288,7 +410,7 @@ async function main(): Promise<void> {
   const packedBytes = [...reloaded.state().values()].reduce((sum, each) => sum + each.bytes, 0);
   console.table({
     parameters: { value: parameters.toLocaleString('en') },
-    'weights, float32': { value: megabytes(floatBytes) },
+    [`weights, ${options.dtype}`]: { value: megabytes(floatBytes) },
     'weights, ternary linear layers packed': { value: megabytes(packedBytes) },
     'peak memory of a step': { value: megabytes(peakPlain) },
     'peak memory of a step, checkpointed': { value: megabytes(peakCheckpointed) },

@@ -18,6 +18,9 @@ export type BufferHandle = unknown;
 /** A backend's own name for a block of host memory that device memory was moved to. */
 export type HostHandle = unknown;
 
+/** A backend's own name for ops that were captured. */
+export type GraphHandle = unknown;
+
 /** A block on its way to another thread, in a form that `postMessage` takes. An ArrayBuffer has to be in the transfer list. */
 export type Parcel = string | ArrayBuffer;
 
@@ -711,6 +714,22 @@ export interface Backend extends BackendOps {
    * device's stream: a buffer may be freed while ops that use it are still queued.
    */
   allocate(bytes: number): BufferHandle | null;
+  /** Bytes that could still be taken: what the device has, and the limit allows. */
+  freeBytes(): number;
+  /** Why the device can do nothing any more in this process; null while it can. */
+  fault(): string | null;
+  /** Bytes held of the device for this thread: in use, used by graphs, and kept for reuse. */
+  reservedBytes(): number;
+  /**
+   * From now on `allocate`, and ops for their workspace, take no more than this from the device; null: no limit. What is kept for reuse is given
+   * back as far as that is needed. The default is null.
+   */
+  setMemoryLimit(bytes: number | null): void;
+  /** Gives what is kept for reuse back to the system. */
+  emptyCache(): void;
+  /** The most that one op took as workspace since the last reset. Absent where that is not known. */
+  peakWorkspaceBytes?(): number;
+  resetPeakWorkspace?(): void;
   free(buffer: BufferHandle): void;
   /** Copies host bytes into the buffer, after the ops already queued; `bytes` may be changed as soon as the call returns. */
   write(buffer: BufferHandle, bytes: Uint8Array): void;
@@ -732,6 +751,24 @@ export interface Backend extends BackendOps {
   freeHost(host: HostHandle): void;
 
   /**
+   * From now on ops and `write` are captured instead of run: `write` with a copy of its bytes, to be written at every replay. `read`,
+   * `synchronize`, `offload`, `restore`, `send`, `emptyCache` and `setMemoryLimit` are not called until `endCapture`. Returns null, or why this
+   * backend cannot capture; nothing has happened then.
+   */
+  beginCapture(): string | null;
+  /**
+   * Ends that. Returns the graph, or why there is none. As long as a graph lives, buffers that its ops use are given to nobody else, also after
+   * they are freed.
+   */
+  endCapture(): { graph: GraphHandle } | { failure: KernelFailure };
+  /** Queues the ops of the graph. */
+  replay(graph: GraphHandle): void;
+  /** May be called while replays are queued. */
+  freeGraph(graph: GraphHandle): void;
+  /** Whether a live graph uses the buffer. */
+  isUsedByGraph(buffer: BufferHandle): boolean;
+
+  /**
    * Takes the buffer away from this thread, which must not use it again. Calls `done` when the ops queued so far are done: from then on
    * the parcel can be received by this backend of any thread of the process, once. What nobody receives is freed by `discard`, or by `reclaim`
    * after this thread has ended.
@@ -741,8 +778,8 @@ export interface Backend extends BackendOps {
   receive(parcel: Parcel, bytes: number): BufferHandle | null;
   /** Frees a parcel instead of receiving it. False if it is not there (any more). */
   discard(parcel: Parcel): boolean;
-  /** Parcels that can be received, and their bytes, over all threads; of backends whose parcels own their memory, none. */
+  /** Parcels of all devices of the addon that can be received, and their bytes, over all threads; without an addon none: its parcels own their memory. */
   pending(): { tensors: number; bytes: number };
-  /** Frees the parcels that can be received and whose sending thread has ended; says which that were. */
+  /** Frees those of them whose sending thread has ended; says which that were. */
   reclaim(): { tensors: number; bytes: number };
 }

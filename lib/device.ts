@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { freemem } from 'node:os';
-import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
+import type { Backend, BufferHandle, GraphHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
+import { isCapturing, refuseInCapture } from './capturing.js';
+import { capabilityText, openProblem, type CudaFailure, type CudaReport } from './cuda-problem.js';
+import { cudaState, refused } from './cuda-state.js';
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
 import { loadErrors, native } from './native.js';
+import { problem, type Problem } from './problems.js';
 import { createReferenceBackend } from './reference/index.js';
 
 /** A name that picks a device. `auto` is the best one present, resolved once. */
@@ -23,11 +26,25 @@ export interface DeviceMemory {
    * reference devices, whose memory is the host's, they take the same memory from the system as before.
    */
   offloadedBytes: number;
+  /**
+   * Bytes that this thread holds of the device: of tensors, rounded up to the sizes in which memory is taken; of freed memory, which is kept for
+   * reuse until {@link emptyCache}, or until something else needs it, or which a captured graph still uses; and, on cuda, of kernels' workspace, which
+   * is reused like all memory. On cpu without the scratch memory of its threads. {@link setMemoryLimit} limits this.
+   */
+  reservedBytes: number;
+  /**
+   * The most workspace that one op took since the start or the last `resetPeakMemory()`, counted when it was called; not among `bytes`. Null
+   * on cpu and reference, which do not count it.
+   */
+  peakWorkspaceBytes: number | null;
+  /** What {@link setMemoryLimit} has set, or null. */
+  limitBytes: number | null;
 }
 
 /** A place where tensors live and ops run. Get one with {@link device}. */
 export class Device {
-  private readonly held: DeviceMemory = { tensors: 0, bytes: 0, peakBytes: 0, offloadedBytes: 0 };
+  private readonly held = { tensors: 0, bytes: 0, peakBytes: 0, offloadedBytes: 0 };
+  private limitBytes: number | null = null;
 
   /** @internal */
   constructor(
@@ -41,11 +58,17 @@ export class Device {
     readonly isDry = false,
   ) {}
 
-  /** @internal Throws OutOfMemoryError. */
+  /** @internal Throws OutOfMemoryError; KernelError if the device was lost. */
   allocate(op: string, bytes: number): BufferHandle {
     const buffer = this.backend.allocate(bytes);
     if (buffer === null) {
-      const free = freemem();
+      const fault = this.backend.fault();
+      if (fault !== null)
+        throw new KernelError(
+          `${op}: expected a working device, got ${this.id} after an error that lasts until the process ends: ${fault}`,
+          op,
+        );
+      const free = this.backend.freeBytes();
       throw new OutOfMemoryError(
         `${op}: expected ${bytes} bytes of free memory on ${this.id}, got ${free} bytes free`,
         bytes,
@@ -62,8 +85,12 @@ export class Device {
     this.discount(bytes);
   }
 
-  /** @internal Moves a buffer to host memory, in the order of the stream. Null, and the buffer stays, if the host has no room. */
+  /**
+   * @internal Moves a buffer to host memory, in the order of the stream. Null, and the buffer stays, if the host has no room, or in a capture: there
+   * it would not become free.
+   */
   offload(buffer: BufferHandle, bytes: number): HostHandle | null {
+    if (isCapturing(this)) return null;
     const host = this.backend.offload(buffer, bytes);
     if (host === null) return null;
     this.free(buffer, bytes);
@@ -71,8 +98,9 @@ export class Device {
     return host;
   }
 
-  /** @internal Moves it back. Throws OutOfMemoryError; it is then still on the host. */
+  /** @internal Moves it back. Throws OutOfMemoryError, CaptureError; it is then still on the host. */
   restore(op: string, host: HostHandle, bytes: number): BufferHandle {
+    refuseInCapture(op, 'move', this);
     const buffer = this.allocate(op, bytes);
     this.backend.restore(host, buffer);
     this.freeHost(host, bytes);
@@ -102,24 +130,53 @@ export class Device {
     return buffer;
   }
 
-  /** Waits until every op queued so far has run. Throws KernelError if one failed. */
+  /** @internal Copies host bytes into the buffer, in the order of the stream. Throws CaptureError. */
+  write(op: string, buffer: BufferHandle, bytes: Uint8Array): void {
+    refuseInCapture(op, 'upload', this);
+    this.backend.write(buffer, bytes);
+  }
+
+  /** @internal Runs a graph. Throws CaptureError. Rejects with KernelError. */
+  replay(graph: GraphHandle): Promise<void> {
+    refuseInCapture('replay', 'nested');
+    this.backend.replay(graph);
+    return this.synchronize();
+  }
+
+  /**
+   * Waits until every op queued so far has run. Rejects with KernelError if one failed. Throws CaptureError, at once, inside {@link capture}.
+   */
   synchronize(): Promise<void> {
+    refuseInCapture('synchronize', 'read', this);
     return this.settle((done) => this.backend.synchronize(done));
   }
 
-  /** @internal Fills `destination` from the start of `buffer`, after the ops queued so far. */
+  /** @internal Fills `destination` from the start of `buffer`, after the ops queued so far. The caller has looked for a capture. */
   read(buffer: BufferHandle, destination: Uint8Array): Promise<void> {
     return this.settle((done) => this.backend.read(buffer, destination, done));
   }
 
-  /** Tensors, bytes and peak of this device. */
+  /** What tensors and the library hold of this device. */
   memory(): DeviceMemory {
-    return { ...this.held };
+    return {
+      ...this.held,
+      reservedBytes: this.backend.reservedBytes(),
+      peakWorkspaceBytes: this.backend.peakWorkspaceBytes?.() ?? null,
+      limitBytes: this.limitBytes,
+    };
   }
 
-  /** Makes the present number of bytes the peak. */
+  /** Makes the present number of bytes the peak; the peak of workspace starts from 0. */
   resetPeakMemory(): void {
     this.held.peakBytes = this.held.bytes;
+    this.backend.resetPeakWorkspace?.();
+  }
+
+  /** @internal See setMemoryLimit. */
+  setMemoryLimit(bytes: number | null): void {
+    refuseInCapture('setMemoryLimit', 'memory', this);
+    this.backend.setMemoryLimit(bytes);
+    this.limitBytes = bytes;
   }
 
   /** The id. */
@@ -160,8 +217,6 @@ export interface DeviceReport {
   reason: string;
 }
 
-const NO_CUDA = 'this build of ternflash has no CUDA kernels';
-
 const opened = new Map<string, Device>();
 let defaultDevice: Device | null = null;
 
@@ -174,10 +229,38 @@ function open(id: 'reference' | 'cpu'): Device {
   return found;
 }
 
+/** The GPU, or why it cannot be used. */
+function tryCuda(ordinal: number): Device | Problem {
+  const id = `cuda:${ordinal}`;
+  const found = opened.get(id);
+  if (found) return found;
+  refused.delete(ordinal); // it may be free now
+  const { report, problem: none, gpus } = cudaState();
+  if (none) return none;
+  if (ordinal >= gpus.length) return problem('no-such-gpu', { count: gpus.length });
+  const known = gpus[ordinal].problem;
+  if (known) return known;
+  const backend = native?.openCuda?.(ordinal) as Backend | { failure: CudaFailure };
+  if ('failure' in backend) {
+    const why = openProblem(backend.failure, gpus[ordinal], (report as CudaReport).architectures);
+    refused.set(ordinal, why);
+    return why;
+  }
+  const device = new Device(id, 'cuda', backend);
+  opened.set(id, device);
+  return device;
+}
+
+function openCuda(name: string): Device {
+  const result = tryCuda(name === 'cuda' ? 0 : Number(name.slice('cuda:'.length)));
+  if (result instanceof Device) return result;
+  throw new DeviceError(`device: expected a usable device, got ${name}: ${result.message}`);
+}
+
 /**
  * The device of that name. The same name always gives the same object.
  *
- * @param name `auto` (default device), `reference`, `cpu`, `cuda` or `cuda:N`.
+ * @param name `auto` (default device), `reference`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
  * @throws DeviceError if the name is unknown, or the device cannot be used on this machine; the message says why.
  */
 export function device(name: DeviceName | Device): Device {
@@ -189,20 +272,29 @@ export function device(name: DeviceName | Device): Device {
       throw new DeviceError(`device: expected a usable device, got cpu: no native addon (${loadErrors.join('; ')})`);
     return open('cpu');
   }
-  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) {
-    throw new DeviceError(`device: expected a usable device, got ${name}: ${NO_CUDA}`);
-  }
+  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) return openCuda(name);
   throw new DeviceError(`device: expected auto, reference, cpu, cuda or cuda:N, got ${JSON.stringify(name)}`);
 }
 
 /** Every device, with whether and why it can or cannot be used. */
 export function devices(): DeviceReport[] {
   const chosen = getDefaultDevice().id;
+  const cuda = cudaState();
+  const gpus = cuda.gpus.map(({ name, capability, bytes, problem }, ordinal) => ({
+    id: `cuda:${ordinal}`,
+    available: problem === null,
+    isDefault: chosen === `cuda:${ordinal}`,
+    reason:
+      problem?.message ??
+      `${name}, ${(bytes / 2 ** 30).toFixed(0)} GiB, compute capability ${capabilityText(capability)}`,
+  }));
   const cpu = native
     ? `native kernels for ${native.isa}, ${native.threads()} threads`
     : `no native addon (${loadErrors.join('; ')})`;
   return [
-    { id: 'cuda', available: false, isDefault: false, reason: NO_CUDA },
+    ...(gpus.length > 0
+      ? gpus
+      : [{ id: 'cuda', available: false, isDefault: false, reason: (cuda.problem as Problem).message }]),
     { id: 'cpu', available: native !== null, isDefault: chosen === 'cpu', reason: cpu },
     { id: 'reference', available: true, isDefault: chosen === 'reference', reason: 'plain TypeScript, always present' },
   ];
@@ -210,7 +302,14 @@ export function devices(): DeviceReport[] {
 
 /** The device new tensors are made on: the best one present, unless {@link setDefaultDevice} said otherwise. */
 export function getDefaultDevice(): Device {
-  defaultDevice ??= open(native ? 'cpu' : 'reference');
+  if (!defaultDevice) {
+    // One that does not open is passed over like any other that cannot be used; devices() says why.
+    for (const ordinal of cudaState().gpus.keys()) {
+      const found = tryCuda(ordinal);
+      if (found instanceof Device) return (defaultDevice = found);
+    }
+    defaultDevice = open(native ? 'cpu' : 'reference');
+  }
   return defaultDevice;
 }
 
@@ -219,7 +318,7 @@ export function setDefaultDevice(name: DeviceName | Device): void {
   defaultDevice = device(name);
 }
 
-/** Tensors, bytes, peak bytes and offloaded bytes of every device in use, by device id. */
+/** What tensors and the library hold of every device in use, by device id. */
 export function memory(): Record<string, DeviceMemory> {
   const result: Record<string, DeviceMemory> = {};
   for (const [id, each] of opened) result[id] = each.memory();
@@ -249,7 +348,31 @@ export function setThreads(count: number): void {
   native?.setThreads(count);
 }
 
-/** Gives memory that was freed and kept for reuse back to the system. */
+/**
+ * Gives memory that was freed and kept for reuse back to the system, on every device: of GPUs, their memory and the page-locked host memory of
+ * copies. Throws CaptureError inside {@link capture}.
+ */
 export function emptyCache(): void {
-  native?.emptyCache();
+  refuseInCapture('emptyCache', 'memory');
+  for (const { backend } of opened.values()) backend.emptyCache();
+}
+
+/**
+ * Limits what this thread takes of a device: `memory()[id].reservedBytes`, that is tensors, what is kept for reuse and, on cuda, workspace. Where an
+ * allocation would pass the limit, what is kept for reuse is given back first; if that is not enough, OutOfMemoryError is thrown (KernelError, by
+ * the next read, if it is an op's workspace that does not fit) and everything else goes on working. A limit below what is in use
+ * frees nothing: allocations fail until less is in use. Tensors received from other threads count, and are not refused.
+ *
+ * @param bytes a positive integer; null, the default, is no limit but the device's.
+ * @param options `device`: default the default device.
+ * @throws OptionError, DeviceError; CaptureError inside {@link capture}.
+ */
+export function setMemoryLimit(bytes: number | null, options: { device?: DeviceName | Device } = {}): void {
+  if (bytes !== null && (!Number.isSafeInteger(bytes) || bytes < 1)) {
+    throw new OptionError(`setMemoryLimit: expected a positive integer or null for bytes, got ${String(bytes)}`);
+  }
+  if (typeof options !== 'object' || options === null || Object.keys(options).some((key) => key !== 'device')) {
+    throw new OptionError('setMemoryLimit: expected only device as options, got something else');
+  }
+  device(options.device ?? getDefaultDevice()).setMemoryLimit(bytes);
 }

@@ -9,7 +9,13 @@ import { Device } from './device.js';
  * take. Nothing can be read from it.
  */
 export function createDryDevice(): Device {
-  const answers: Partial<Backend> = { allocate: () => 'dry', offload: () => 'dry' };
+  const answers: Partial<Backend> = {
+    allocate: () => 'dry',
+    offload: () => 'dry',
+    fault: () => null,
+    reservedBytes: () => 0,
+    isUsedByGraph: () => false,
+  };
   const backend = new Proxy(answers, { get: (own, name) => Reflect.get(own, name) ?? (() => undefined) }) as Backend;
   return new Device('dry', 'reference', backend, true);
 }

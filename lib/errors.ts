@@ -75,6 +75,17 @@ export class KernelError extends TernflashError {
   }
 }
 
+/**
+ * A call that cannot be part of a graph was made inside {@link capture}: it reads, brings in new data, draws random numbers or counts. `code` is
+ * `ERR_CAPTURE`.
+ */
+export class CaptureError extends TernflashError {
+  /** An error that says what was expected, and what came. */
+  constructor(message: string) {
+    super('ERR_CAPTURE', message);
+  }
+}
+
 /** A training run cannot go on: its gradients are not finite, or nothing is left to learn from. `code` is `ERR_TRAINING`. */
 export class TrainingError extends TernflashError {
   /** An error that says what was expected, and what came. */

@@ -2,8 +2,9 @@
 // Copyright 2026 The Ternflash Authors
 
 export type { DType, FloatDType, TensorData } from './dtype.js';
+export { capture, CapturedGraph, type CaptureOptions } from './capture.js';
 export { Tensor, arange, full, ones, randn, tensor, tensorFromRaw, uniform, zeros } from './tensor.js';
-export type { NestedArray, RandomOptions, TensorOptions } from './tensor.js';
+export type { NestedArray, RandomOptions, TensorOptions, TensorValues } from './tensor.js';
 export {
   discardTransfer,
   pendingTransfers,
@@ -23,6 +24,7 @@ export {
   memory,
   resetPeakMemory,
   setDefaultDevice,
+  setMemoryLimit,
   setThreads,
 } from './device.js';
 export type { DeviceMemory, DeviceName, DeviceReport } from './device.js';

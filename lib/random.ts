@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { refuseInCapture } from './capturing.js';
 import { OptionError } from './errors.js';
 
 /**
@@ -87,15 +88,17 @@ export class Generator {
     this.offset = state.offset;
   }
 
-  /** Takes `blocks` Philox blocks for somebody who computes them himself; gives where they begin. */
+  /** Takes `blocks` Philox blocks for somebody who computes them himself; gives where they begin. Throws CaptureError inside {@link capture}. */
   reserve(blocks: number): RandomState {
+    refuseInCapture('Generator.reserve', 'random');
     const begin = this.state;
     this.offset += blocks;
     return begin;
   }
 
-  /** `count` numbers uniform in [0, 1), multiples of 2^-24. */
+  /** `count` numbers uniform in [0, 1), multiples of 2^-24. Throws CaptureError inside {@link capture}. */
   uniform(count: number): Float32Array {
+    refuseInCapture('Generator.uniform', 'random');
     const out = new Float32Array(count);
     for (let i = 0; i < count; i++) {
       if (i % 4 === 0) philox(this.block, this.offset++, this.seed);
@@ -104,8 +107,9 @@ export class Generator {
     return out;
   }
 
-  /** `count` numbers of the standard normal distribution (Box and Muller, 1958). */
+  /** `count` numbers of the standard normal distribution (Box and Muller, 1958). Throws CaptureError inside {@link capture}. */
   normal(count: number): Float32Array {
+    refuseInCapture('Generator.normal', 'random');
     const out = new Float32Array(count);
     for (let i = 0; i < count; i += 2) {
       if (i % 4 === 0) philox(this.block, this.offset++, this.seed);
@@ -118,8 +122,9 @@ export class Generator {
     return out;
   }
 
-  /** An integer uniform in [0, limit). Throws OptionError unless limit is an integer from 1 to 2^32. */
+  /** An integer uniform in [0, limit). Throws OptionError unless limit is an integer from 1 to 2^32; CaptureError inside {@link capture}. */
   integer(limit: number): number {
+    refuseInCapture('Generator.integer', 'random');
     if (!Number.isInteger(limit) || limit < 1 || limit > 4294967296) {
       throw new OptionError(`Generator.integer: expected a limit from 1 to 2^32, got ${String(limit)}`);
     }

@@ -4,7 +4,8 @@
 import type { TensorArg } from './backend.js';
 import { backward } from './autograd/engine.js';
 import type { GradNode } from './autograd/tape.js';
-import { checkInteger, checkOptions, checkShapeValue } from './check.js';
+import { refuseInCapture } from './capturing.js';
+import { checkInteger, checkOptions, checkShape, checkShapeValue, checkTensor, checkTogether } from './check.js';
 import { Device, device as deviceNamed, getDefaultDevice, type DeviceName } from './device.js';
 import { bitsView, bytesPerElement, decode, DTYPES, encode, isFloat, type DType, type TensorData } from './dtype.js';
 import { DisposedError, DTypeError, OptionError, ShapeError } from './errors.js';
@@ -81,25 +82,29 @@ export class Tensor {
 
   /**
    * The elements in row-major order, once every op queued before has run: Float32Array for float dtypes, the matching typed array
-   * otherwise. Throws DisposedError, KernelError.
+   * otherwise. Rejects with DisposedError, KernelError; throws CaptureError, at once, inside {@link capture}.
    */
-  async data(): Promise<TensorData> {
-    return decode(this.dtype, await this.rawBytes('data'));
+  data(): Promise<TensorData> {
+    this.refuseRead('data');
+    return this.rawBytes('data').then((bytes) => decode(this.dtype, bytes));
   }
 
   /**
-   * The stored bits in row-major order: like `data()`, but 16-bit floats come as their bits in a Uint16Array. Throws DisposedError,
-   * KernelError.
+   * The stored bits in row-major order: like `data()`, but 16-bit floats come as their bits in a Uint16Array. Rejects with DisposedError,
+   * KernelError; throws CaptureError, at once, inside {@link capture}.
    */
-  async raw(): Promise<TensorData | Uint16Array> {
-    return bitsView(this.dtype, await this.rawBytes('raw'));
+  raw(): Promise<TensorData | Uint16Array> {
+    this.refuseRead('raw');
+    return this.rawBytes('raw').then((bytes) => bitsView(this.dtype, bytes));
   }
 
-  /** The only element of a tensor of size 1. Throws ShapeError, DisposedError, KernelError. */
-  async item(): Promise<number> {
-    if (this.size !== 1)
-      throw new ShapeError(`item: expected a tensor of one element, got shape [${this.shape.join(', ')}]`);
-    return (await this.data())[0];
+  /**
+   * The only element of a tensor of size 1. Rejects with ShapeError, DisposedError, KernelError; throws CaptureError, at once, inside
+   * {@link capture}.
+   */
+  item(): Promise<number> {
+    this.refuseRead('item');
+    return this.onlyElement();
   }
 
   /**
@@ -107,9 +112,15 @@ export class Tensor {
    * a dtype change that gradients flow through, see {@link cast}.
    *
    * @param options `dtype`: default the same; `device`: default the same.
-   * @throws DTypeError, DeviceError, OptionError, DisposedError, OutOfMemoryError, KernelError.
+   * @throws CaptureError, at once, inside {@link capture}. Rejects with DTypeError, DeviceError, OptionError, DisposedError, OutOfMemoryError,
+   * KernelError.
    */
-  async to(options: { dtype?: DType; device?: DeviceName | Device }): Promise<Tensor> {
+  to(options: { dtype?: DType; device?: DeviceName | Device }): Promise<Tensor> {
+    this.refuseRead('to');
+    return this.copyTo(options);
+  }
+
+  private async copyTo(options: { dtype?: DType; device?: DeviceName | Device }): Promise<Tensor> {
     checkOptions('to', options, ['dtype', 'device']);
     const target = deviceNamed(options.device ?? this.device);
     const dtype = checkDType('to', options.dtype ?? this.dtype);
@@ -123,10 +134,11 @@ export class Tensor {
    * Gives the tensor to another thread of this process, without a copy: disposes it here at once (with its `grad`), and resolves when
    * everything queued on it has run. Then `worker.postMessage(message, transferList)`, and {@link receiveTensor} over there.
    *
-   * @throws OptionError if it is not a leaf or shares its memory with a view or a graph, DisposedError: it is then still this thread's;
-   * KernelError if an op failed that was queued before: it is then gone.
+   * @throws OptionError if it is not a leaf, shares its memory with a view or a graph, or is used by a {@link capture}d graph, DisposedError: it is
+   * then still this thread's; KernelError if an op failed that was queued before: it is then gone. CaptureError, at once, inside {@link capture}.
    */
   transfer(): Promise<TensorTransfer> {
+    if (this.storage) refuseInCapture('transfer', 'move', this.storage.device);
     return transfer(this);
   }
 
@@ -161,6 +173,40 @@ export class Tensor {
     backward(this, gradient);
   }
 
+  /**
+   * Overwrites the elements, in the order of the ops: those called before see the old ones, those called after the new ones. It is how a captured
+   * graph gets new inputs; of another tensor it is a copy on the device, which can be captured itself. `grad` and `requiresGrad` stay.
+   *
+   * @param values as many numbers as the tensor has elements: in nested arrays of its shape; in a typed array of any order, Float32Array or Float64Array for
+   * float dtypes, the dtype's own otherwise; or a tensor of the same shape, dtype and device. Rounded as {@link tensor} rounds them.
+   * @throws ShapeError, DTypeError, DeviceError, DisposedError; OptionError if this is no leaf, or shares its memory with a view or with the
+   * graph of a backward pass to come, which would see the new elements; CaptureError inside {@link capture}, unless `values` is a tensor. Nothing is
+   * changed then.
+   */
+  write(values: TensorValues | Tensor): void {
+    const { device } = this.live('write');
+    if (this.node) throw new OptionError(`write: expected a leaf, got the result of ${this.node.op}`);
+    if (values === this) return;
+    if (!this.storage?.isExclusive) {
+      throw new OptionError('write: expected a tensor that shares its memory with no view or graph, got one that does');
+    }
+    if (values instanceof Tensor) {
+      checkTensor('write', 'values', values, [this.dtype]);
+      checkShape('write', 'values', values, this.shape);
+      checkTogether('write', { tensor: this, values });
+      device.backend.cast({ x: values.arg, out: this.arg });
+      return;
+    }
+    const { shape, flat, natural } = valuesOf('write', values);
+    if (ArrayBuffer.isView(values) ? flat.length !== this.size : shape.join() !== this.shape.join()) {
+      throw new ShapeError(`write: expected values of shape [${this.shape.join(', ')}], got [${shape.join(', ')}]`);
+    }
+    if (ArrayBuffer.isView(values) && natural !== (isFloat(this.dtype) ? 'float32' : this.dtype)) {
+      throw new DTypeError(`write: expected values for ${this.dtype}, got ${values.constructor.name}`);
+    }
+    device.write('write', this.arg.buffer, encode(this.dtype, flat));
+  }
+
   /** Drops the collected gradient and frees its memory. */
   clearGrad(): void {
     this.grad?.dispose();
@@ -193,6 +239,17 @@ export class Tensor {
       throw new DisposedError(`${op}: expected a live tensor, got a disposed one of shape [${this.shape.join(', ')}]`);
     }
     return this.storage;
+  }
+
+  // A step that is captured waits for nothing: it would not see a promise that is rejected.
+  private refuseRead(op: string): void {
+    if (this.storage) refuseInCapture(op, 'read', this.storage.device);
+  }
+
+  private async onlyElement(): Promise<number> {
+    if (this.size !== 1)
+      throw new ShapeError(`item: expected a tensor of one element, got shape [${this.shape.join(', ')}]`);
+    return (await this.data())[0];
   }
 
   private async rawBytes(op: string): Promise<Uint8Array> {
@@ -244,8 +301,21 @@ function make(op: string, shape: readonly number[], dtype: DType, device: Device
   return new Tensor(Storage.allocate(op, device, bytes, dtype, own), own, dtype, false, tracked);
 }
 
-/** @internal */
+/** @internal A tensor of the caller's data. Throws CaptureError. */
 export function fromBytes(
+  op: string,
+  bytes: Uint8Array,
+  shape: readonly number[],
+  dtype: DType,
+  device: Device,
+  requiresGrad: boolean,
+): Tensor {
+  refuseInCapture(op, 'upload', device);
+  return fromConstant(op, bytes, shape, dtype, device, requiresGrad);
+}
+
+/** @internal A tensor of what follows from the options of a call: a graph has it as it was when the call was captured, like these. */
+export function fromConstant(
   op: string,
   bytes: Uint8Array,
   shape: readonly number[],
@@ -286,23 +356,23 @@ function resolve(
   };
 }
 
-function flatten(values: NestedArray, depth: number, shape: number[], out: number[]): void {
+function flatten(op: string, values: NestedArray, depth: number, shape: number[], out: number[]): void {
   if (typeof values === 'number') {
-    if (depth !== shape.length) throw ragged();
+    if (depth !== shape.length) throw ragged(op);
     out.push(values);
     return;
   }
-  if (!Array.isArray(values)) throw new OptionError(`tensor: expected numbers in nested arrays, got ${typeof values}`);
+  if (!Array.isArray(values)) throw new OptionError(`${op}: expected numbers in nested arrays, got ${typeof values}`);
   if (depth === shape.length) {
-    if (out.length > 0 || values.length === 0) throw ragged();
+    if (out.length > 0 || values.length === 0) throw ragged(op);
     shape.push(values.length);
   }
-  if (values.length !== shape[depth]) throw ragged();
-  for (const each of values as readonly NestedArray[]) flatten(each, depth + 1, shape, out);
+  if (values.length !== shape[depth]) throw ragged(op);
+  for (const each of values as readonly NestedArray[]) flatten(op, each, depth + 1, shape, out);
 }
 
-function ragged(): ShapeError {
-  return new ShapeError('tensor: expected nested arrays of equal, positive lengths, got ragged or empty ones');
+function ragged(op: string): ShapeError {
+  return new ShapeError(`${op}: expected nested arrays of equal, positive lengths, got ragged or empty ones`);
 }
 
 const TYPED: ReadonlyMap<string, DType> = new Map([
@@ -313,6 +383,24 @@ const TYPED: ReadonlyMap<string, DType> = new Map([
   ['Int32Array', 'int32'],
 ]);
 
+/** Numbers to make a tensor of: one, in nested arrays, or in a typed array. */
+export type TensorValues = NestedArray | Float32Array | Float64Array | Int8Array | Uint8Array | Int32Array;
+
+/** The numbers in a row, and the shape and dtype they have by themselves. */
+function valuesOf(op: string, values: TensorValues): { shape: number[]; flat: ArrayLike<number>; natural: DType } {
+  if (!ArrayBuffer.isView(values)) {
+    const shape: number[] = [];
+    const flat: number[] = [];
+    flatten(op, values, 0, shape, flat);
+    return { shape, flat, natural: 'float32' };
+  }
+  const natural = TYPED.get(values.constructor.name);
+  if (!natural)
+    throw new DTypeError(`${op}: expected one of ${[...TYPED.keys()].join(', ')}, got ${values.constructor.name}`);
+  const flat = values as Float32Array;
+  return { shape: [flat.length], flat, natural };
+}
+
 /**
  * A tensor of the given numbers.
  *
@@ -321,26 +409,10 @@ const TYPED: ReadonlyMap<string, DType> = new Map([
  * are rounded to nearest, or truncated and saturated for integers.
  * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
  */
-export function tensor(
-  values: NestedArray | Float32Array | Float64Array | Int8Array | Uint8Array | Int32Array,
-  options: TensorOptions & { shape?: readonly number[] } = {},
-): Tensor {
+export function tensor(values: TensorValues, options: TensorOptions & { shape?: readonly number[] } = {}): Tensor {
   checkOptions('tensor', options, [...TENSOR_OPTIONS, 'shape']);
-  let shape: number[] = [];
-  let flat: ArrayLike<number>;
-  let natural: DType = 'float32';
-  if (ArrayBuffer.isView(values)) {
-    const found = TYPED.get(values.constructor.name);
-    if (!found)
-      throw new DTypeError(`tensor: expected one of ${[...TYPED.keys()].join(', ')}, got ${values.constructor.name}`);
-    natural = found;
-    flat = values as Float32Array;
-    shape = [flat.length];
-  } else {
-    const numbers: number[] = [];
-    flatten(values, 0, shape, numbers);
-    flat = numbers;
-  }
+  const { flat, natural, ...found } = valuesOf('tensor', values);
+  let { shape } = found;
   const { dtype, device, requiresGrad } = resolve('tensor', options, natural);
   if (options.shape !== undefined) {
     shape = [...checkShapeValue('tensor', options.shape)];
@@ -426,7 +498,7 @@ export function arange(start: number, stop?: number, step = 1, options: TensorOp
   const { dtype, device, requiresGrad } = resolve('arange', options, integers ? 'int32' : 'float32');
   checkInteger('arange', 'length', count, 1, 2 ** 32);
   const values = Float64Array.from({ length: count }, (_, i) => from + i * step);
-  return fromBytes('arange', encode(dtype, values), [count], dtype, device, requiresGrad);
+  return fromConstant('arange', encode(dtype, values), [count], dtype, device, requiresGrad);
 }
 
 /**

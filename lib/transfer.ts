@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { Parcel } from './backend.js';
+import type { Backend, Parcel } from './backend.js';
+import { refuseInCapture } from './capturing.js';
 import { checkBoolean, checkOneOf, checkShapeValue, checkTensor } from './check.js';
-import { device as deviceNamed, devices, type Device, type DeviceName } from './device.js';
+import { device as deviceNamed, type Device, type DeviceName } from './device.js';
 import { bytesPerElement, DTYPES, isFloat, type DType } from './dtype.js';
 import { DTypeError, OptionError } from './errors.js';
+import { native } from './native.js';
 import { Storage } from './storage.js';
 import { elementCount, Tensor } from './tensor.js';
 
@@ -59,6 +61,9 @@ export async function transfer(tensor: Tensor): Promise<TensorTransfer> {
       'transfer: expected a tensor that shares its memory with no view or graph, got one that does',
     );
   }
+  if (storage.device.backend.isUsedByGraph(storage.buffer)) {
+    throw new OptionError('transfer: expected a tensor that no captured graph uses, got one that a graph does');
+  }
   const { device, dtype, shape, requiresGrad, bytes } = tensor;
   const { parcel, sent } = device.send(storage.surrender(), bytes);
   tensor.dispose();
@@ -105,6 +110,7 @@ function checkMessage(op: string, message: TensorMessage): { device: Device; byt
  */
 export function receiveTensor(message: TensorMessage): Tensor {
   const { device, bytes } = checkMessage('receiveTensor', message);
+  refuseInCapture('receiveTensor', 'move', device);
   const buffer = device.receive(message.parcel, bytes);
   if (buffer === null) {
     throw new OptionError(
@@ -124,22 +130,18 @@ export function receiveTensor(message: TensorMessage): Tensor {
  */
 export function discardTransfer(message: TensorMessage): boolean {
   const { device } = checkMessage('discardTransfer', message);
+  refuseInCapture('discardTransfer', 'move', device);
   return device.backend.discard(message.parcel);
 }
 
-function total(of: (device: Device) => TransferTotal): TransferTotal {
-  const all = devices()
-    .filter(({ available }) => available)
-    .map(({ id }) => of(deviceNamed(id as DeviceName)));
-  return {
-    tensors: all.reduce((sum, { tensors }) => sum + tensors, 0),
-    bytes: all.reduce((sum, { bytes }) => sum + bytes, 0),
-  };
+/** Any backend of the addon: the devices of an addon share one table. */
+function sharedTable(): Backend {
+  return deviceNamed(native ? 'cpu' : 'reference').backend;
 }
 
 /** Messages of all threads of the process that were neither received nor discarded; those of `reference` are not known. */
 export function pendingTransfers(): TransferTotal {
-  return total(({ backend }) => backend.pending());
+  return sharedTable().pending();
 }
 
 /**
@@ -147,5 +149,6 @@ export function pendingTransfers(): TransferTotal {
  * when workers were terminated and what they had sent may be lost. Gives how much that was.
  */
 export function reclaimTransfers(): TransferTotal {
-  return total(({ backend }) => backend.reclaim());
+  refuseInCapture('reclaimTransfers', 'move');
+  return sharedTable().reclaim();
 }

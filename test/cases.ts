@@ -504,6 +504,7 @@ export interface AttentionOptionsCase extends Case {
   readonly alibi?: 'heads' | 'batch';
   readonly sinks?: boolean;
   readonly dropout?: number;
+  readonly deterministic?: boolean;
 }
 
 export interface AttentionCase extends AttentionOptionsCase {

@@ -221,6 +221,11 @@ async function check<C extends Case>(
   }
 }
 
+/** One case on one device in one dtype, forward and backward, held to the tolerance rule. */
+export function checkCase<C extends Case>(spec: OpSpec<C>, c: C, dtype: FloatDType, device: DeviceName): Promise<void> {
+  return check(spec, c, dtype, device, expectedOf(spec, c, dtype));
+}
+
 const DIRECTIONS = 2;
 
 /** The scalar that a backward pass with these gradients of the outputs differentiates. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { refuseInCapture } from '../capturing.js';
 import { checkOneOf, checkOptions, checkTensor } from '../check.js';
 import { isFloat } from '../dtype.js';
 import { OptionError } from '../errors.js';
@@ -55,7 +56,7 @@ export function checkpoint<A extends Tensor[], R extends Tensor | Tensor[]>(fn: 
  * choice. Of checkpoints inside each other the inner ones follow the outer one's choice until the backward pass runs that again.
  *
  * @param options see {@link CheckpointOptions}.
- * @throws OptionError if an option is unknown or `fn` returns anything but tensors; from `backward()`, if with `selective` the second run of
+ * @throws CaptureError with `offload` inside {@link capture}; OptionError if an option is unknown or `fn` returns anything but tensors; from `backward()`, if with `selective` the second run of
  * `fn` calls other ops, or with other shapes or options, than the first.
  */
 export function checkpointWith<A extends Tensor[], R extends Tensor | Tensor[]>(
@@ -66,6 +67,7 @@ export function checkpointWith<A extends Tensor[], R extends Tensor | Tensor[]>(
   checkOptions('checkpoint', options, ['policy', 'offload']);
   const policy = checkOneOf('checkpoint', 'policy', options.policy ?? 'full', ['full', 'selective']);
   const offload = checkOneOf('checkpoint', 'offload', options.offload ?? 'none', ['none', 'host']);
+  if (offload === 'host') refuseInCapture('checkpoint', 'move');
   if (typeof fn !== 'function') throw new OptionError(`checkpoint: expected a function for fn, got ${typeof fn}`);
   inputs.forEach((input, i) => checkTensor('checkpoint', `input ${i}`, input));
   if (!isGradEnabled()) return tidy(() => fn(...inputs));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { noteGradient } from '../capturing.js';
 import { checkShape, checkTensor, checkTogether } from '../check.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { tidy, keep } from '../scope.js';
@@ -41,6 +42,7 @@ function accumulate(leaf: Tensor, gradient: Tensor): void {
   if (leaf.isDisposed) {
     gradient.dispose();
   } else {
+    noteGradient(leaf);
     leaf.grad = leaf.grad ? addGradients(leaf.grad, gradient) : ownCopy(gradient);
   }
 }

@@ -165,8 +165,30 @@ function see({ met, reached }: Watched, inputs: readonly (Tensor | null)[], outp
     reached.add(output);
 }
 
+let attached: { node: GradNode; outputs: readonly Tensor[] }[] | null = null;
+
+/** @internal Runs `fn`, and takes off the tape again what it has put there: results are then outside the graph. */
+export function releasingTape<T>(fn: () => T): T {
+  const outer = attached;
+  const own: typeof attached = (attached = []);
+  try {
+    return fn();
+  } finally {
+    attached = outer;
+    for (const { node, outputs } of own) {
+      node.release();
+      for (const output of outputs) {
+        if (output.node !== node) continue;
+        output.node = null;
+        output.requiresGrad = false;
+      }
+    }
+  }
+}
+
 /** @internal */
 export function attach(node: GradNode, outputs: readonly Tensor[]): GradNode {
+  attached?.push({ node, outputs });
   outputs.forEach((output, index) => {
     output.requiresGrad = true;
     output.node = node;

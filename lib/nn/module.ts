@@ -192,6 +192,6 @@ export async function overwrite(
   }
   for (const [name, target] of own) {
     const bits = await (source.get(name) as Tensor).raw();
-    target.device.backend.write(target.arg.buffer, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
+    target.device.write(op, target.arg.buffer, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
   }
 }

@@ -8,7 +8,7 @@ import { checkBoolean } from '../check.js';
 import type { Device } from '../device.js';
 import { defaultGenerator, dropoutThreshold } from '../random.js';
 import { tidy } from '../scope.js';
-import { elementCount, empty, fromBytes, type Tensor } from '../tensor.js';
+import { elementCount, empty, fromConstant, type Tensor } from '../tensor.js';
 import type { AttentionOptions, CheckedAttention } from './attention-options.js';
 
 /** Options of {@link flashAttention}. */
@@ -132,5 +132,5 @@ export function attend(call: AttentionCall): Tensor | { out: Tensor; lse: Tensor
 /** int32 [2, B + 1] */
 function uploadCuSeqlens(op: string, [ofQueries, ofKeys]: readonly [Int32Array, Int32Array], device: Device): Tensor {
   const both = Int32Array.from([...ofQueries, ...ofKeys]);
-  return fromBytes(op, new Uint8Array(both.buffer), [2, ofQueries.length], 'int32', device, false);
+  return fromConstant(op, new Uint8Array(both.buffer), [2, ofQueries.length], 'int32', device, false);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { refuseInCapture } from '../capturing.js';
 import { checkFloat, checkInteger, checkOptions, checkShape, checkTogether } from '../check.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { tidy } from '../scope.js';
@@ -33,8 +34,8 @@ export interface KvCacheAttentionOptions extends AttentionOptions {
  * @param cache keys and values [B, capacity, G, D] of the same dtype; `length` grows by the number of new tokens and is then Sk.
  * @param options `newK`, `newV`: the new tokens. `causal`: default true. The others as for {@link flashAttention}.
  * @returns [B, Sq, H, D].
- * @throws ShapeError if the new tokens do not fit into the cache or it is empty; otherwise as {@link flashAttention}. The cache is then
- * unchanged.
+ * @throws ShapeError if the new tokens do not fit into the cache or it is empty; CaptureError for new tokens inside {@link capture}, as `length`
+ * would not grow with the replays; otherwise as {@link flashAttention}. The cache is then unchanged.
  */
 export function flashAttentionWithKvCache(q: Tensor, cache: KvCache, options: KvCacheAttentionOptions = {}): Tensor {
   const op = 'flashAttentionWithKvCache';
@@ -45,6 +46,7 @@ export function flashAttentionWithKvCache(q: Tensor, cache: KvCache, options: Kv
   const { newK, newV } = options;
   if ((newK === undefined) !== (newV === undefined))
     throw new OptionError(`${op}: expected both newK and newV or neither, got one`);
+  if (newK) refuseInCapture(op, 'count', device);
   let length = checkInteger(op, 'cache.length', cache.length, 0, capacity);
   if (newK && newV) {
     checkFloat(op, 'newK', newK);

@@ -13,7 +13,7 @@ import {
   checkTogether,
 } from '../check.js';
 import { OptionError } from '../errors.js';
-import { empty, fromBytes, type Tensor } from '../tensor.js';
+import { empty, fromConstant, type Tensor } from '../tensor.js';
 import { checkRopeScaling, ropeFrequencies, type RopeScaling } from './rope-scaling.js';
 
 /** Options of {@link rope}. */
@@ -83,5 +83,5 @@ function positionsOf(x: Tensor, positions: Tensor | number, batch: number, seque
   checkInteger('rope', 'positions', positions, 0, 2 ** 31 - 1 - sequence);
   const values = new Int32Array(batch * sequence);
   for (let i = 0; i < values.length; i++) values[i] = positions + (i % sequence);
-  return fromBytes('rope', new Uint8Array(values.buffer), [batch, sequence], 'int32', x.device, false);
+  return fromConstant('rope', new Uint8Array(values.buffer), [batch, sequence], 'int32', x.device, false);
 }

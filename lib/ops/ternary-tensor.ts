@@ -169,8 +169,8 @@ export class TernaryTensor {
       codes.fill(FOUR_ZEROS);
       scales[row] = 0;
     });
-    this.device.backend.write(this.packed.arg.buffer, bytes);
-    this.device.backend.write(this.scale.arg.buffer, new Uint8Array(scales.buffer));
+    this.device.write(op, this.packed.arg.buffer, bytes);
+    this.device.write(op, this.scale.arg.buffer, new Uint8Array(scales.buffer));
     return pruned;
   }
 
@@ -186,7 +186,7 @@ export class TernaryTensor {
     const code = checkTrit('TernaryTensor.setTrit', trit) + 1;
     const bytes = (await this.packed.raw()) as Uint8Array;
     setCode(bytes, this.packed.shape[1], row, col, code);
-    this.device.backend.write(this.packed.arg.buffer, bytes);
+    this.device.write('TernaryTensor.setTrit', this.packed.arg.buffer, bytes);
   }
 
   /** How far this is from the weight [N, K] it stands for: mean and largest |W − trit·scale|, and the mean relative to mean |W|. */

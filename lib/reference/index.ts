@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { freemem } from 'node:os';
 import { types } from 'node:util';
 import type { Backend, BufferHandle, HostHandle, KernelFailure, Parcel } from '../backend.js';
 import { adamw } from './adamw.js';
@@ -39,6 +40,8 @@ const NOTHING = new Uint8Array(0);
  */
 export function createReferenceBackend(): Backend {
   let firstFailure: KernelFailure | null = null;
+  let held = 0;
+  let limit = Infinity;
 
   const failing = (op: string) => (message: string) => {
     firstFailure ??= { op, message };
@@ -51,14 +54,25 @@ export function createReferenceBackend(): Backend {
   }
 
   return {
+    freeBytes: () => Math.min(freemem(), Math.max(0, limit - held)),
+    fault: () => null,
+    reservedBytes: () => held,
+    setMemoryLimit(bytes: number | null): void {
+      limit = bytes ?? Infinity;
+    },
+    emptyCache: () => undefined, // nothing is kept
     allocate(bytes: number): BufferHandle | null {
+      if (held + bytes > limit) return null;
       try {
-        return { bytes: new Uint8Array(bytes) } satisfies ReferenceBuffer;
+        const buffer: ReferenceBuffer = { bytes: new Uint8Array(bytes) };
+        held += bytes;
+        return buffer;
       } catch {
         return null; // a RangeError: more than there is, or than a typed array can hold
       }
     },
     free(buffer: BufferHandle): void {
+      held -= (buffer as ReferenceBuffer).bytes.byteLength;
       // Lets the bytes go even while somebody still holds the handle.
       (buffer as ReferenceBuffer).bytes = NOTHING;
     },
@@ -83,14 +97,22 @@ export function createReferenceBackend(): Backend {
     },
     freeHost: () => undefined, // the garbage collector's
 
-    send(buffer: BufferHandle, _bytes: number, done: (failure: KernelFailure | null) => void): Parcel {
+    beginCapture: () => 'its ops compute when they are called',
+    endCapture: () => ({ failure: { op: 'capture', message: 'expected a capture under way, got none' } }),
+    replay: () => undefined,
+    freeGraph: () => undefined,
+    isUsedByGraph: () => false,
+
+    send(buffer: BufferHandle, bytes: number, done: (failure: KernelFailure | null) => void): Parcel {
       const parcel = (buffer as ReferenceBuffer).bytes.buffer as ArrayBuffer;
+      held -= bytes;
       (buffer as ReferenceBuffer).bytes = NOTHING;
       deliver(done);
       return parcel;
     },
     receive(parcel: Parcel, bytes: number): BufferHandle | null {
       if (!types.isArrayBuffer(parcel) || parcel.byteLength !== bytes) return null;
+      held += bytes;
       // Moved, not copied: the parcel is empty afterwards, and so cannot be received twice.
       return { bytes: new Uint8Array(structuredClone(parcel, { transfer: [parcel] })) } satisfies ReferenceBuffer;
     },

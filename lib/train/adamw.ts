@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { refuseInCapture } from '../capturing.js';
 import {
   checkBoolean,
   checkFloat,
@@ -130,7 +131,8 @@ export class AdamW {
    *
    * @param options `coefficient`: a float32 tensor of one element that every gradient is multiplied by on the way, as {@link gradNorm} gives to
    * clip and to take the loss scale out. Default 1.
-   * @throws OptionError, ShapeError, DTypeError, DeviceError, DisposedError; nothing is changed then.
+   * @throws OptionError, ShapeError, DTypeError, DeviceError, DisposedError; CaptureError inside {@link capture}, as steps are counted here; nothing is
+   * changed then.
    */
   step(options: { coefficient?: Tensor } = {}): void {
     const op = 'AdamW.step';
@@ -156,6 +158,7 @@ export class AdamW {
         `${op}: expected coefficient on the device of the parameters, got ${coefficient.device.id}`,
       );
     }
+    for (const device of devices) refuseInCapture(op, 'count', device);
     this.stepCount++;
     for (const device of devices) {
       const slots = ready.filter((slot) => slot.parameter.device === device);

@@ -79,7 +79,8 @@ describeBackends((device) => {
   });
 
   test('what was queued on it has run, and the event loop goes on meanwhile', async () => {
-    const n = 300;
+    // Some 30 ms of work.
+    const n = deviceNamed(device).type === 'cuda' ? 2048 : 300;
     const w = full([n, n], 1 / n, { device });
     let x = ones([n, n], { device });
     for (let i = 0; i < (isNative ? 100 : 2); i++) {

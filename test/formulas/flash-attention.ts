@@ -9,7 +9,7 @@ import { attentionBackward, attentionForward, DROPOUT_SEED, type Problem } from 
 
 /** The options of a case, as the library takes them; begins the numbers of dropout where the formula begins them. */
 export function attentionOptions(
-  { causal, window, scale, softcap, dropout }: AttentionOptionsCase,
+  { causal, window, scale, softcap, dropout, deterministic }: AttentionOptionsCase,
   { alibiSlopes, sinks }: Record<string, Tensor>,
 ): FlashAttentionOptions {
   if (dropout) manualSeed(DROPOUT_SEED);
@@ -21,6 +21,7 @@ export function attentionOptions(
     ...(alibiSlopes && { alibiSlopes }),
     ...(sinks && { sinks }),
     ...(dropout && { dropout }),
+    ...(deterministic && { deterministic }),
   };
 }
 

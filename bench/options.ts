@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { parseArgs } from 'node:util';
+import type { DeviceName } from '../lib/device.js';
+import { isPicked, type Named } from './groups.js';
+
+const { values, positionals } = parseArgs({
+  options: {
+    device: { type: 'string', default: 'cpu' },
+    suite: { type: 'string' },
+    once: { type: 'boolean', default: false },
+    small: { type: 'boolean', default: false },
+    unchecked: { type: 'boolean', default: false },
+    json: { type: 'string' },
+    seconds: { type: 'string', default: 'Infinity' },
+  },
+  allowPositionals: true,
+});
+
+/** Where the cases run: `--device cuda`. Default cpu. */
+export const DEVICE = values.device as DeviceName;
+/** Which cases: `--suite gpu` or `--suite cpu`. Default: those of the device. */
+export const SUITE = values.suite ?? (values.device.startsWith('cuda') ? 'gpu' : 'cpu');
+/** `--once`: every case runs one time, neither checked nor timed nor written, for a profiler that looks on. */
+export const ONCE = values.once;
+/** `--small`: the cases of the GPU in sizes that any device can do, to try them; their times say nothing. */
+export const SMALL = values.small;
+/** `--unchecked`: the cases of the GPU are timed without being checked, for those that just were. */
+export const UNCHECKED = values.unchecked;
+/** `--json FILE`: where the results are written. Default bench-results/<time>.json. */
+export const JSON_FILE = values.json;
+/** `--seconds N`: no case of the GPU is begun after so long. Default: none is left out. */
+export const SECONDS = Number(values.seconds);
+/** Names or groups of cases, see groups.ts; none mean all. */
+export const FILTERS: readonly string[] = positionals;
+
+if (!(SECONDS > 0)) throw new Error(`bench: expected a number above 0 for --seconds, got ${values.seconds}`);
+if (SUITE !== 'cpu' && SUITE !== 'gpu') throw new Error(`bench: expected cpu or gpu for --suite, got ${SUITE}`);
+
+export const isWanted = (c: Named): boolean => isPicked(c, FILTERS);

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+#include "cpu_device.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace ternflash {
+
+namespace {
+
+constexpr size_t ALIGNMENT = 64;
+constexpr size_t LARGE_BYTES = size_t(64) << 20;
+
+}  // namespace
+
+const std::string& CpuDevice::memory_name() const {
+  static const std::string name = "cpu";
+  return name;
+}
+
+void* CpuDevice::obtain(size_t bytes) {
+  // The system promises more memory than it has and kills the process when it is used: ask before taking much.
+  if (bytes >= LARGE_BYTES && bytes > free_bytes()) return nullptr;
+  return std::aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+}
+
+void CpuDevice::release(void* data) {
+  stream_.enqueue("free", [data](Stream&) { std::free(data); });
+}
+
+void (*CpuDevice::free_now() const)(void*) { return std::free; }
+
+// What the system could still give, as far as it tells.
+size_t CpuDevice::free_bytes() const {
+#if defined(__linux__)
+  if (FILE* file = std::fopen("/proc/meminfo", "r")) {
+    char line[128];
+    unsigned long long kilobytes = 0;
+    bool found = false;
+    while (!found && std::fgets(line, sizeof(line), file))
+      found = std::sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1;
+    std::fclose(file);
+    if (found) return static_cast<size_t>(kilobytes) * 1024;
+  }
+#endif
+  return SIZE_MAX;
+}
+
+void CpuDevice::poison(void* data, size_t bytes, size_t guard_bytes) {
+  stream_.enqueue("allocate", [data, bytes, guard_bytes](Stream&) {
+    std::memset(data, 0xff, bytes);
+    std::memset(static_cast<uint8_t*>(data) + bytes, GUARD_VALUE, guard_bytes);
+  });
+}
+
+void CpuDevice::check_guard(const void* data, size_t bytes, size_t guard_bytes) {
+  stream_.enqueue("free", [data, bytes, guard_bytes](Stream& stream) {
+    const uint8_t* guard = static_cast<const uint8_t*>(data) + bytes;
+    for (size_t i = 0; i < guard_bytes; i++)
+      if (guard[i] != GUARD_VALUE) stream.fail("expected the bytes behind a tensor untouched, got them overwritten");
+  });
+}
+
+void CpuDevice::write(void* target, const uint8_t* source, size_t bytes) {
+  const auto staged = std::make_shared<std::vector<uint8_t>>(source, source + bytes);
+  stream_.enqueue("write", [target, staged](Stream&) { std::memcpy(target, staged->data(), staged->size()); });
+}
+
+std::shared_ptr<void> CpuDevice::obtain_host(size_t bytes) {
+  void* data = obtain(bytes);
+  return data ? std::shared_ptr<void>(data, std::free) : nullptr;
+}
+
+void CpuDevice::copy_to_host(std::shared_ptr<void> target, const void* source, size_t bytes) {
+  stream_.enqueue("offload", [target, source, bytes](Stream&) { std::memcpy(target.get(), source, bytes); });
+}
+
+void CpuDevice::copy_from_host(void* target, std::shared_ptr<void> source, size_t bytes) {
+  stream_.enqueue("restore", [target, source, bytes](Stream&) { std::memcpy(target, source.get(), bytes); });
+}
+
+void CpuDevice::deliver(const char* op, uint8_t* target, const void* source, size_t bytes,
+                        std::function<void(Failure)> done) {
+  stream_.enqueue(op, [target, source, bytes, done = std::move(done)](Stream& stream) {
+    if (bytes > 0) std::memcpy(target, source, bytes);
+    done(stream.take_failure());
+  });
+}
+
+std::string CpuDevice::begin_capture() {
+  stream_.begin_capture();
+  return "";
+}
+
+}  // namespace ternflash

@@ -1,0 +1,42 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// Builds the addon with CUDA inside, into cuda/build. TERNFLASH_CUDA_ARCHITECTURES names other architectures than all supported ones,
+// for example 90-real. An attention kernel that spills registers fails the build; others are named.
+'use strict';
+const { spawnSync } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+
+const root = path.join(__dirname, '..');
+const cmakeJs = require.resolve('cmake-js/bin/cmake-js', { paths: [root] });
+const architectures = process.env.TERNFLASH_CUDA_ARCHITECTURES ?? '';
+
+function run(...step) {
+  const options = { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 };
+  const { status, stdout } = spawnSync(process.execPath, [cmakeJs, ...step, '-O', 'cuda/build'], options);
+  if (status !== 0) {
+    console.error(stdout.trim().split('\n').slice(-40).join('\n'));
+    process.exit(status ?? 1);
+  }
+  return stdout;
+}
+
+run('configure', '--CDTERNFLASH_CUDA=ON', `--CDTERNFLASH_CUDA_ARCHITECTURES=${architectures}`);
+const log = run('build', '-p', '2');
+// What the assembler says of each kernel: its name and architecture, then its frame and spills.
+const spilling = new Set();
+let kernel = '';
+for (const line of log.split('\n')) {
+  const [, name, architecture] = /Compiling entry function '(\w+)' for '(\w+)'/.exec(line) ?? [];
+  if (name) kernel = `${architecture}: ${name}`;
+  if (/[1-9]\d* bytes spill/.test(line)) spilling.add(`${kernel}: ${line.trim()}`);
+}
+if (spilling.size > 0) console.error(`ternflash: kernels that spill registers:\n${[...spilling].join('\n')}`);
+if ([...spilling].some((each) => each.includes('attention'))) {
+  // The next build has to compile them again, or it would not hear of it.
+  fs.rmSync(path.join(root, 'cuda/build/CMakeFiles/kernels_cuda.dir'), { recursive: true, force: true });
+  process.exit(1);
+}
+console.log('ternflash: addon with CUDA built');
