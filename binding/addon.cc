@@ -87,8 +87,9 @@ void expect_no_capture(const Napi::CallbackInfo& info) {
     throw Napi::Error::New(info.Env(), "expected no capture under way, got a call inside one");
 }
 
-// V8 collects garbage when it hears of memory. A GPU's is not what the host may run out of, and is a hundred times as much: V8 would
-// collect at every other tensor. It hears of a part, so that tensors that nobody disposes are found some time.
+// V8 collects garbage when it hears of memory. A GPU's is not what the host may run out of, and is a hundred times as
+// much: V8 would collect at every other tensor. It hears of a part, so that tensors that nobody disposes are found some
+// time.
 void tell_v8(const Napi::CallbackInfo& info, size_t bytes, int sign) {
   constexpr int64_t GPU_SHARE = 64;
   const int64_t told = static_cast<int64_t>(bytes) / (device_of(info).device->is_host() ? 1 : GPU_SHARE);
