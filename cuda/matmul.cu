@@ -73,16 +73,18 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   const bool whole = a_aligned && b_aligned && first_row + BM <= args.m && first_column + BN <= args.n;
   const auto load = [&](int step) {
     if (step < steps) {
-      const int k = k_begin + step * BK;
+      const int begin = WORKS_OUT_ANEW ? ctaid_y() * args.k_per_split : k_begin;
+      const int end = WORKS_OUT_ANEW ? min(args.k, begin + args.k_per_split) : k_end;
+      const int k = begin + step * BK;
       const uint32_t a_smem = stages_smem + step % STAGES * STAGE_BYTES;
       const T* a = TRANSPOSE_A ? args.a + int64_t(k) * a_stride + first_row : args.a + int64_t(first_row) * a_stride + k;
       const T* b =
           TRANSPOSE_B ? args.b + int64_t(first_column) * b_stride + k : args.b + int64_t(k) * b_stride + first_column;
-      const int a_rows = TRANSPOSE_A ? k_end - k : args.m - first_row;
-      const int a_columns = TRANSPOSE_A ? args.m - first_row : k_end - k;
-      const int b_rows = TRANSPOSE_B ? args.n - first_column : k_end - k;
-      const int b_columns = TRANSPOSE_B ? k_end - k : args.n - first_column;
-      if (whole && k + BK <= k_end) {
+      const int a_rows = TRANSPOSE_A ? end - k : args.m - first_row;
+      const int a_columns = TRANSPOSE_A ? args.m - first_row : end - k;
+      const int b_rows = TRANSPOSE_B ? args.n - first_column : end - k;
+      const int b_columns = TRANSPOSE_B ? end - k : args.n - first_column;
+      if (whole && k + BK <= end) {
         load_tile<A_ROWS, A_COLUMNS, THREADS, true>(a_smem, a, a_stride, A_ROWS, A_COLUMNS, true, thread);
         load_tile<B_ROWS, B_COLUMNS, THREADS, true>(a_smem + A_BYTES, b, b_stride, B_ROWS, B_COLUMNS, true, thread);
       } else {
@@ -270,13 +272,21 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
     }
     if (step + 1 < steps) store(1 - stage);
   }
+
+  int row_0 = first_row + 4 * ty;  // of the results
+  int column_0 = first_column + 4 * tx;
+  if constexpr (WORKS_OUT_ANEW) {
+    tile_position(ctaid_x(), args.row_tiles, args.column_tiles, row_tile, column_tile);
+    row_0 = row_tile * BM + tid_x() / 16 * 4;
+    column_0 = column_tile * BN + tid_x() % 16 * 4;
+  }
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const int row = first_row + i / 4 * 64 + 4 * ty + i % 4;
+    const int row = row_0 + i / 4 * 64 + i % 4;
     if (row >= args.m) continue;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-      const int column = first_column + j / 4 * 64 + 4 * tx + j % 4;
+      const int column = column_0 + j / 4 * 64 + j % 4;
       if (column >= args.n) continue;
       const int64_t index = int64_t(row) * args.n + column;
       const float value = args.bias ? sum[i][j] + args.bias[column] : sum[i][j];

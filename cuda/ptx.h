@@ -25,6 +25,14 @@ TERNFLASH_SPECIAL_REGISTER(ctaid_y, "%%ctaid.y")
 TERNFLASH_SPECIAL_REGISTER(ctaid_z, "%%ctaid.z")
 #undef TERNFLASH_SPECIAL_REGISTER
 
+// Whether a kernel whose main loop needs nearly every register works out anew what follows from these numbers: else the compiler (CUDA 13.0)
+// spills some. For compute capability 9.0 it finds room, and spills where it may not choose.
+#if __CUDA_ARCH__ == 900
+constexpr bool WORKS_OUT_ANEW = false;
+#else
+constexpr bool WORKS_OUT_ANEW = true;
+#endif
+
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

@@ -24,15 +24,16 @@ function run(...step) {
 
 run('configure', '--CDTERNFLASH_CUDA=ON', `--CDTERNFLASH_CUDA_ARCHITECTURES=${architectures}`);
 const log = run('build', '-p', '2');
-// What the assembler says of each kernel: its name, then its frame and spills.
-const spilling = [];
+// What the assembler says of each kernel: its name and architecture, then its frame and spills.
+const spilling = new Set();
 let kernel = '';
 for (const line of log.split('\n')) {
-  kernel = /Compiling entry function '(\w+)'/.exec(line)?.[1] ?? kernel;
-  if (/[1-9]\d* bytes spill/.test(line)) spilling.push(`${kernel}: ${line.trim()}`);
+  const [, name, architecture] = /Compiling entry function '(\w+)' for '(\w+)'/.exec(line) ?? [];
+  if (name) kernel = `${architecture} ${name}`;
+  if (/[1-9]\d* bytes spill/.test(line)) spilling.add(`${kernel}: ${line.trim()}`);
 }
-if (spilling.length > 0) {
-  console.error(`ternflash: kernels that spill registers:\n${spilling.join('\n')}`);
+if (spilling.size > 0) {
+  console.error(`ternflash: kernels that spill registers:\n${[...spilling].sort().join('\n')}`);
   process.exit(1);
 }
 console.log('ternflash: addon with CUDA built');

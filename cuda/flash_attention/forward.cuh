@@ -18,6 +18,13 @@
 
 namespace ternflash::cuda {
 
+// Whether the thread's number stays in a register through the loop. For compute capability 10.x the compiler (CUDA 13.0) spills for it.
+#if __CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200
+constexpr bool KEEPS_THREAD = false;
+#else
+constexpr bool KEEPS_THREAD = true;
+#endif
+
 // GENERAL: head dims below D, softcap, ALiBi, dropout. Without, head_dim is D and the score is scale * q k.
 template <class T, int D, int BM, int BN, int WARPS, int BLOCKS_PER_SM, bool GENERAL>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
@@ -48,10 +55,12 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
   const int first_tile = keys_begin / BN;
   const int tiles_end = keys_end > keys_begin ? (keys_end + BN - 1) / BN : first_tile;
 
+  constexpr bool TIGHT = !GENERAL && D != 128;  // needs nearly every register
   const auto load_keys = [&](uint32_t tile_smem, const void* tensor_gmem, int tile) {
     load_tile<BN, D, THREADS, !GENERAL>(
         tile_smem, static_cast<const T*>(tensor_gmem) + problem.k_start + int64_t(tile) * BN * args.key_row,
-        args.key_row, problem.keys - tile * BN, args.head_dim, args.head_dim % 8 == 0, thread);
+        args.key_row, problem.keys - tile * BN, args.head_dim, args.head_dim % 8 == 0,
+        TIGHT && !KEEPS_THREAD ? tid_x() : thread);
     cp_async_commit_group();
   };
 
@@ -68,8 +77,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     row_sum[m][0] = row_sum[m][1] = 0.0f;
   }
   const int warp_row = warp * 16 * M_TILES;             // of the block's tile
-  const int query_0 = first_query + warp_row + lane / 4;  // this thread's rows: query_0 + 16 m + 8 half
-  const int column_0 = 2 * (lane % 4);                    // and columns: column_0 + 8 n + {0, 1}
+  int query_0 = first_query + warp_row + lane / 4;        // this thread's rows: query_0 + 16 m + 8 half
+  int column_0 = 2 * (lane % 4);                          // and columns: column_0 + 8 n + {0, 1}
   const uint32_t q_corner = corner_a<D>(q_smem + warp_row * Tile<D>::ROW_BYTES, lane);
   const uint32_t k_corner = corner_b<D>(k_smem, lane);
   const uint32_t v_corner = corner_b_trans<D>(v_smem, lane);
@@ -133,6 +142,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
           }
     }
     if (!problem.all_seen(args, first_query, first_query + BM - 1, first_key, first_key + BN - 1)) {
+      if constexpr (TIGHT && !KEEPS_THREAD) query_0 = first_query + tid_x() / 32 * 16 * M_TILES + tid_x() % 32 / 4;
+      if constexpr (TIGHT && WORKS_OUT_ANEW) column_0 = 2 * (tid_x() % 4);
 #pragma unroll
       for (int m = 0; m < M_TILES; m++)
 #pragma unroll
