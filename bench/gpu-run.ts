@@ -8,7 +8,7 @@ import { lossCases } from './gpu-loss.js';
 import { matmulCases, ternaryCases } from './gpu-matmul.js';
 import { COPY_CASE, memoryCases } from './gpu-memory.js';
 import { timeOnDevice, type Timing } from './gpu-timing.js';
-import { DEVICE, isWanted, ONCE, SECONDS, UNCHECKED } from './options.js';
+import { DEVICE, FILTERS, isWanted, ONCE, SECONDS, UNCHECKED } from './options.js';
 import { writeResults } from './results.js';
 
 /** The cases of a GPU: each is checked against float64 samples, then timed. */
@@ -46,13 +46,13 @@ export async function runGpuSuite(): Promise<void> {
   const place = device(DEVICE);
   const report = devices().find(({ id }) => id === place.id);
   console.log(`${place.id} ${report?.reason ?? ''}`);
+  if (!gpuCases().some(isWanted))
+    throw new Error(`bench: expected the name or group of a case, got ${FILTERS.join(' ')}`);
   const results: GpuResult[] = [];
   let failures = 0;
   const begin = performance.now();
   // The copy is the ceiling of what only moves bytes, whatever else was asked for.
-  for (const { name, prepare } of gpuCases().filter(
-    (each) => isWanted(each.name) || (each.name === COPY_CASE && !ONCE),
-  )) {
+  for (const { name, prepare } of gpuCases().filter((each) => isWanted(each) || (each.name === COPY_CASE && !ONCE))) {
     if (performance.now() - begin > SECONDS * 1000) {
       console.error(`${name}: no time left`);
       failures++;

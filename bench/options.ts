@@ -3,6 +3,7 @@
 
 import { parseArgs } from 'node:util';
 import type { DeviceName } from '../lib/device.js';
+import { isPicked, type Named } from './groups.js';
 
 const { values, positionals } = parseArgs({
   options: {
@@ -31,11 +32,10 @@ export const UNCHECKED = values.unchecked;
 export const JSON_FILE = values.json;
 /** `--seconds N`: no case of the GPU is begun after so long. Default: none is left out. */
 export const SECONDS = Number(values.seconds);
-/** A case runs if its name contains one of these; none mean all. */
+/** Names or groups of cases, see groups.ts; none mean all. */
 export const FILTERS: readonly string[] = positionals;
 
 if (!(SECONDS > 0)) throw new Error(`bench: expected a number above 0 for --seconds, got ${values.seconds}`);
 if (SUITE !== 'cpu' && SUITE !== 'gpu') throw new Error(`bench: expected cpu or gpu for --suite, got ${SUITE}`);
 
-export const isWanted = (name: string): boolean =>
-  FILTERS.length === 0 || FILTERS.some((filter) => name.includes(filter));
+export const isWanted = (c: Named): boolean => isPicked(c, FILTERS);

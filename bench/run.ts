@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 /**
- * Times the ops of the cpu device, or of another: `npm run bench [-- --device cuda] [name …]`, where a name picks the cases that contain it.
+ * Times the ops of the cpu device, or of another: `npm run bench [-- --device cuda] [name …]`, where a name picks the cases that
+ * contain it, or is flash-attention, ternary, memory or all.
  * Every case is checked against an independent float64 result before it is timed. Prints one line a case and writes bench-results/<time>.json.
  * A GPU has cases of its own, gpu-run.ts; `--suite` picks the others. See options.ts.
  */
@@ -11,7 +12,7 @@ import { device, devices, getThreads, setThreads } from '../lib/device.js';
 import { native } from '../lib/native.js';
 import { benchCases, type BenchCase, type Unit } from './cases.js';
 import { runGpuSuite } from './gpu-run.js';
-import { DEVICE, isWanted, ONCE, SUITE } from './options.js';
+import { DEVICE, FILTERS, isWanted, ONCE, SUITE } from './options.js';
 import { writeResults } from './results.js';
 
 const MIN_SECONDS = 0.6;
@@ -73,8 +74,9 @@ async function main(): Promise<void> {
     );
   }
   const results: Result[] = [];
-  for (const make of benchCases()) {
-    if (!isWanted(make.name)) continue;
+  const picked = benchCases().filter(isWanted);
+  if (picked.length === 0) throw new Error(`bench: expected the name or group of a case, got ${FILTERS.join(' ')}`);
+  for (const make of picked) {
     const bench = make.prepare();
     if (ONCE) {
       bench.run();

@@ -87,16 +87,29 @@ void expect_no_capture(const Napi::CallbackInfo& info) {
     throw Napi::Error::New(info.Env(), "expected no capture under way, got a call inside one");
 }
 
+// V8 collects garbage when it hears of memory. A GPU's is not what the host may run out of, and is a hundred times as much: V8 would
+// collect at every other tensor. It hears of a part, so that tensors that nobody disposes are found some time.
+void tell_v8(const Napi::CallbackInfo& info, size_t bytes, int sign) {
+  constexpr int64_t GPU_SHARE = 64;
+  const int64_t told = static_cast<int64_t>(bytes) / (device_of(info).device->is_host() ? 1 : GPU_SHARE);
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), sign * told);
+}
+
 Napi::Value allocate(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
   const int64_t id = device_of(info).allocator.allocate(bytes);
   if (id < 0) return info.Env().Null();
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  tell_v8(info, bytes, 1);
   return Napi::Number::New(info.Env(), static_cast<double>(id));
 }
 
 Napi::Value free_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(device_of(info).allocator.free_bytes()));
+}
+
+Napi::Value fault(const Napi::CallbackInfo& info) {
+  const std::string text = device_of(info).device->fault();
+  return text.empty() ? info.Env().Null() : Napi::Value(Napi::String::New(info.Env(), text));
 }
 
 void set_memory_limit(const Napi::CallbackInfo& info) {
@@ -120,7 +133,7 @@ void free_buffer(const Napi::CallbackInfo& info) {
   const uint32_t id = buffer_id(info[0]);
   const Allocator::Block* block = allocator.find(id);
   if (!block) return;
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(block->bytes));
+  tell_v8(info, block->bytes, -1);
   allocator.free(id);
 }
 
@@ -259,7 +272,7 @@ Napi::Value send(const Napi::CallbackInfo& info) {
   if (open.allocator.used_by_graph(buffer_id(info[0])))
     throw Napi::Error::New(info.Env(), "expected a buffer that no graph uses");
   const auto parcel = std::make_shared<Parcel>(open.allocator.surrender(buffer_id(info[0])), *open.device, addon.life);
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
+  tell_v8(info, bytes, -1);
   const std::string token = addon.transfers->new_token();
   // The table is held by the callback as well, which may be the last to know it.
   when_done(info, "transfer", info[2].As<Napi::Function>(), info.Env().Null(), nullptr,
@@ -276,7 +289,7 @@ Napi::Value receive(const Napi::CallbackInfo& info) {
       addon_of(info).transfers->take(info[0].As<Napi::String>().Utf8Value(), bytes, open.device->memory_name());
   if (!block) return info.Env().Null();
   const int64_t id = open.allocator.adopt(*block);
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  tell_v8(info, bytes, 1);
   return Napi::Number::New(info.Env(), static_cast<double>(id));
 }
 
@@ -418,6 +431,7 @@ Napi::Object backend_of(Napi::Env env, Addon& addon, OpenDevice& open) {
   };
   method("allocate", allocate);
   method("freeBytes", free_bytes);
+  method("fault", fault);
   method("reservedBytes", reserved_bytes);
   method("setMemoryLimit", set_memory_limit);
   method("emptyCache", empty_device_cache);
@@ -466,40 +480,55 @@ void call_cuda(const Napi::CallbackInfo& info) {
   });
 }
 
+// An error of the CUDA runtime, by its name and in its words; null for none.
+Napi::Value failure_of(Napi::Env env, cudaError_t status) {
+  if (status == cudaSuccess) return env.Null();
+  Napi::Object failure = Napi::Object::New(env);
+  failure.Set("name", cudaGetErrorName(status));
+  failure.Set("text", cudaGetErrorString(status));
+  return failure;
+}
+
 Napi::Value peak_workspace_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(cuda_of(info).peak_workspace_bytes()));
 }
 
 void reset_peak_workspace(const Napi::CallbackInfo& info) { cuda_of(info).reset_peak_workspace(); }
 
-// What the driver says of itself and of each GPU, for the user to read and for the library to choose by.
+// What the driver says of itself and of each GPU, for the library to judge.
 Napi::Value cuda_report(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const CudaReport report = report_cuda();
   Napi::Object object = Napi::Object::New(env);
   object.Set("runtimeVersion", report.runtime_version);
   object.Set("driverVersion", report.driver_version);
-  object.Set("problem", report.problem.empty() ? env.Null() : Napi::Value(Napi::String::New(env, report.problem)));
+  object.Set("architectures", report.architectures);
+  object.Set("failure", failure_of(env, report.status));
   Napi::Array devices = Napi::Array::New(env);
   for (const CudaReport::Gpu& gpu : report.gpus) {
     Napi::Object each = Napi::Object::New(env);
     each.Set("name", gpu.name);
     each.Set("capability", gpu.capability);
     each.Set("bytes", static_cast<double>(gpu.bytes));
-    each.Set("problem", gpu.problem.empty() ? env.Null() : Napi::Value(Napi::String::New(env, gpu.problem)));
+    each.Set("computeMode", gpu.compute_mode);
+    each.Set("failure", failure_of(env, gpu.status));
     devices.Set(devices.Length(), each);
   }
   object.Set("devices", devices);
   return object;
 }
 
-// The backend of a GPU, or a text that says why it cannot be opened.
+// The backend of a GPU, or { failure } if it cannot be opened.
 Napi::Value open_cuda(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Addon& addon = addon_of(info);
-  std::string problem;
-  std::shared_ptr<CudaDevice> device = CudaDevice::open(info[0].As<Napi::Number>().Int32Value(), problem);
-  if (!device) return Napi::String::New(env, problem);
+  cudaError_t status = cudaSuccess;
+  std::shared_ptr<CudaDevice> device = CudaDevice::open(info[0].As<Napi::Number>().Int32Value(), status);
+  if (!device) {
+    Napi::Object refused = Napi::Object::New(env);
+    refused.Set("failure", failure_of(env, status));
+    return refused;
+  }
   OpenDevice& open = addon.devices.emplace_back(std::move(device));
   Napi::Object backend = backend_of(env, addon, open);
   addon.entries.push_back({&open, "peakWorkspaceBytes"});

@@ -20,6 +20,7 @@ class CpuDevice final : public Device {
   void release(void* data) override;
   void (*free_now() const)(void* data) override;
   size_t free_bytes() const override;
+  bool is_host() const override { return true; }
   bool keeps_freed_memory() const override { return false; }
   void poison(void* data, size_t bytes, size_t guard_bytes) override;
   void check_guard(const void* data, size_t bytes, size_t guard_bytes) override;

@@ -12,7 +12,6 @@ namespace ternflash {
 
 namespace {
 
-constexpr int OLDEST_CAPABILITY = 80;
 constexpr size_t STAGED_BYTES = 64 << 10;  // larger uploads go through page-locked memory
 constexpr size_t KEPT_PINNED_BYTES = 256u << 20;
 constexpr size_t NAMED_OPS = 8;
@@ -30,14 +29,6 @@ class OutsideCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-std::string version_text(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
-
-std::string capability_text(int capability) {
-  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
-}
-
 void replace(std::string& text, const std::string& name, const std::string& by) {
   const size_t at = text.find(name);
   if (at != std::string::npos) text.replace(at, name.size(), by);
@@ -47,37 +38,24 @@ void replace(std::string& text, const std::string& name, const std::string& by) 
 
 CudaReport report_cuda() {
   CudaReport report;
+  report.architectures = TERNFLASH_CUDA_ARCHITECTURES;
   cudaRuntimeGetVersion(&report.runtime_version);
   cudaDriverGetVersion(&report.driver_version);
   int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  cudaGetLastError();
-  if (report.driver_version == 0) {
-    report.problem = "no NVIDIA driver is installed";
-  } else if (status == cudaErrorInsufficientDriver) {
-    report.problem = "the NVIDIA driver supports CUDA " + version_text(report.driver_version) +
-                     ", this build needs a driver that supports CUDA " + version_text(report.runtime_version);
-  } else if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
-    report.problem = "the NVIDIA driver found no GPU";
-  } else if (status != cudaSuccess) {
-    report.problem = std::string("the NVIDIA driver answered: ") + cudaGetErrorString(status);
-  }
-  if (!report.problem.empty()) return report;
-  for (int ordinal = 0; ordinal < count; ordinal++) {
+  report.status = cudaGetDeviceCount(&count);
+  for (int ordinal = 0; report.status == cudaSuccess && ordinal < count; ordinal++) {
     CudaReport::Gpu gpu;
     cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess) {
-      gpu.problem = std::string("the NVIDIA driver answered: ") + cudaGetErrorString(cudaGetLastError());
-    } else {
+    gpu.status = cudaGetDeviceProperties(&properties, ordinal);
+    if (gpu.status == cudaSuccess) {
       gpu.name = properties.name;
       gpu.capability = properties.major * 10 + properties.minor;
       gpu.bytes = properties.totalGlobalMem;
-      if (gpu.capability < OLDEST_CAPABILITY)
-        gpu.problem = "compute capability " + capability_text(gpu.capability) + ", this build needs " +
-                      capability_text(OLDEST_CAPABILITY) + " or later";
+      gpu.status = cudaDeviceGetAttribute(&gpu.compute_mode, cudaDevAttrComputeMode, ordinal);
     }
     report.gpus.push_back(std::move(gpu));
   }
+  cudaGetLastError();
   return report;
 }
 
@@ -135,23 +113,13 @@ CudaDevice::CudaGraph::~CudaGraph() {
 
 CudaDevice::CudaDevice(int ordinal) : name_("cuda:" + std::to_string(ordinal)) { properties_.ordinal = ordinal; }
 
-std::shared_ptr<CudaDevice> CudaDevice::open(int ordinal, std::string& problem) {
-  const CudaReport report = report_cuda();
-  if (!report.problem.empty()) {
-    problem = report.problem;
-    return nullptr;
-  }
-  if (ordinal < 0 || static_cast<size_t>(ordinal) >= report.gpus.size()) {
-    problem = "there are " + std::to_string(report.gpus.size()) + " GPUs";
-    return nullptr;
-  }
-  problem = report.gpus[static_cast<size_t>(ordinal)].problem;
-  if (!problem.empty()) return nullptr;
+std::shared_ptr<CudaDevice> CudaDevice::open(int ordinal, cudaError_t& status) {
   std::shared_ptr<CudaDevice> device(new CudaDevice(ordinal));
-  return device->start(problem) ? device : nullptr;
+  status = device->start();
+  return status == cudaSuccess ? device : nullptr;
 }
 
-bool CudaDevice::start(std::string& problem) {
+cudaError_t CudaDevice::start() {
   const int ordinal = properties_.ordinal;
   int multiprocessors = 0;
   int shared = 0;
@@ -169,21 +137,21 @@ bool CudaDevice::start(std::string& problem) {
   attribute(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   attribute(l2, cudaDevAttrL2CacheSize);
   if (status == cudaSuccess) status = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
-  if (status == cudaSuccess) status = cudaMalloc(reinterpret_cast<void**>(&failure_record_), sizeof(cuda::FailureRecord));
+  if (status == cudaSuccess)
+    status = cudaMalloc(reinterpret_cast<void**>(&failure_record_), sizeof(cuda::FailureRecord));
   if (status == cudaSuccess) status = cudaMemsetAsync(failure_record_, 0, sizeof(cuda::FailureRecord), stream_);
   if (status == cudaSuccess) status = cuda::probe_kernels();
   if (status != cudaSuccess) {
     cudaGetLastError();
-    problem = std::string("the NVIDIA driver answered: ") + cudaGetErrorString(status);
     ended_ = true;
-    return false;
+    return status;
   }
   properties_.capability = major * 10 + minor;
   properties_.multiprocessors = multiprocessors;
   properties_.shared_bytes_per_block = static_cast<size_t>(shared);
   properties_.l2_bytes = static_cast<size_t>(l2);
   thread_ = std::thread([this] { loop(); });
-  return true;
+  return cudaSuccess;
 }
 
 CudaDevice::~CudaDevice() {
@@ -290,6 +258,16 @@ size_t CudaDevice::free_bytes() const {
   size_t total = 0;
   if (cudaMemGetInfo(&free, &total) != cudaSuccess) cudaGetLastError();
   return free;
+}
+
+std::string CudaDevice::fault() const {
+  if (capture_) return {};  // nothing runs, and asking would end the capture
+  activate();
+  const OutsideCapture outside;
+  const cudaError_t status = cudaStreamQuery(stream_);
+  if (status == cudaSuccess || status == cudaErrorNotReady) return {};
+  cudaGetLastError();
+  return cudaGetErrorString(status);
 }
 
 void CudaDevice::poison(void* data, size_t bytes, size_t guard_bytes) {

@@ -22,20 +22,23 @@
 
 namespace ternflash {
 
+// What the runtime and the driver say. What follows from it, and how it is said, is in lib/cuda-problem.ts.
 struct CudaReport {
   struct Gpu {
     std::string name;
     int capability = 0;  // 90 for 9.0
     size_t bytes = 0;
-    std::string problem;  // empty if it can be used
+    int compute_mode = 0;  // a cudaComputeMode
+    cudaError_t status = cudaSuccess;
   };
-  int runtime_version = 0;  // 13000 for 13.0
-  int driver_version = 0;   // the newest runtime the driver supports, 0 without a driver
-  std::string problem;      // empty if the driver can be used
+  int runtime_version = 0;           // 13000 for 13.0
+  int driver_version = 0;            // the newest runtime the driver supports, 0 without a driver
+  const char* architectures = "";    // those this build has code for, as CMake writes them
+  cudaError_t status = cudaSuccess;  // of looking for GPUs
   std::vector<Gpu> gpus;
 };
 
-// Never fails: what is wrong is in the report.
+// Never fails: what is wrong is in the report. Opens no GPU, so it costs none of their memory.
 CudaReport report_cuda();
 
 // Page-locked host memory, kept for reuse. Any thread may call any method.
@@ -56,7 +59,7 @@ class PinnedMemory {
 class CudaDevice final : public Device, public cuda::Context {
  public:
   // Null, and why, if the GPU cannot be used.
-  static std::shared_ptr<CudaDevice> open(int ordinal, std::string& problem);
+  static std::shared_ptr<CudaDevice> open(int ordinal, cudaError_t& status);
   ~CudaDevice() override;
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
@@ -74,6 +77,8 @@ class CudaDevice final : public Device, public cuda::Context {
   void release(void* data) override;
   void (*free_now() const)(void* data) override;
   size_t free_bytes() const override;
+  std::string fault() const override;
+  bool is_host() const override { return false; }
   bool keeps_freed_memory() const override { return true; }
   void poison(void* data, size_t bytes, size_t guard_bytes) override;
   void check_guard(const void* data, size_t bytes, size_t guard_bytes) override;
@@ -107,9 +112,9 @@ class CudaDevice final : public Device, public cuda::Context {
     void* staged;  // page-locked copy of what goes to target, or null
     size_t bytes;
     cuda::FailureRecord* failure_record;  // page-locked copy, or null
-    Failure failure;                    // found on the host
-    std::string ops;                    // queued since the device was last waited for
-    std::function<void(Failure)> done;  // null for a task that only lets go of memory
+    Failure failure;                      // found on the host
+    std::string ops;                      // queued since the device was last waited for
+    std::function<void(Failure)> done;    // null for a task that only lets go of memory
     std::shared_ptr<void> held;
   };
 
@@ -127,7 +132,7 @@ class CudaDevice final : public Device, public cuda::Context {
   };
 
   explicit CudaDevice(int ordinal);
-  bool start(std::string& problem);
+  cudaError_t start();
   void activate() const;
   // Records the failure of a call of the runtime; true if it succeeded.
   bool check(cudaError_t status);

@@ -45,6 +45,10 @@ class Device {
   virtual void (*free_now() const)(void* data) = 0;
   // Bytes the device could still give.
   virtual size_t free_bytes() const = 0;
+  // Why the device can do nothing any more in this process; empty while it can.
+  virtual std::string fault() const { return {}; }
+  // Whether its memory is the host's.
+  virtual bool is_host() const = 0;
   // Whether freed memory is kept for reuse without a limit, because giving it back would wait for the device.
   virtual bool keeps_freed_memory() const = 0;
 

@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(CHECK_THREADS)
   const auto is_wrong = [&](int32_t index) { return (index < 0 || index >= size) && !(has_other && index == other); };
   __shared__ unsigned long long shared;
   int64_t found = INT64_MAX;
-  const int64_t vectors = count / 4;
+  // Indices of some rows of a tensor may begin anywhere.
+  const int64_t vectors = reinterpret_cast<uintptr_t>(indices) % sizeof(int4) == 0 ? count / 4 : 0;
 #pragma unroll 4
   for (int64_t vector = threadIdx.x; vector < vectors; vector += CHECK_THREADS) {
     const Chunk<int32_t, 4> chunk = load_chunk<4>(indices + 4 * vector);
@@ -26,8 +27,8 @@ __global__ void __launch_bounds__(CHECK_THREADS)
     for (int i = 3; i >= 0; i--)
       if (is_wrong(chunk.elements[i])) found = min(found, 4 * vector + i);
   }
-  const int64_t last = 4 * vectors + threadIdx.x;
-  if (last < count && is_wrong(indices[last])) found = min(found, last);
+  for (int64_t i = 4 * vectors + threadIdx.x; i < count; i += CHECK_THREADS)
+    if (is_wrong(indices[i])) found = min(found, i);
   const bool any = __syncthreads_or(found != INT64_MAX);
   if (threadIdx.x == 0) *wrong = any;
   if (!any) return;

@@ -15,11 +15,15 @@ namespace ternflash::cuda {
 
 namespace {
 
-constexpr int64_t CHUNK_LOGITS = int64_t(1) << 24;
+// Each chunk reads and writes the whole gradient of the weight, so it should not be small; 2^26 logits are 256 MB, and 128 more of their 16-bit
+// gradient. Whole tiles of the product.
+constexpr int64_t CHUNK_LOGITS = int64_t(1) << 26;
+constexpr int64_t CHUNK_ROWS = 128;
 constexpr int SUM_THREADS = 1024;
 
 int64_t rows_a_chunk(const LinearCrossEntropyShape& shape) {
-  return std::max<int64_t>(1, std::min(shape.rows, CHUNK_LOGITS / shape.vocabulary));
+  const int64_t rows = CHUNK_LOGITS / shape.vocabulary / CHUNK_ROWS * CHUNK_ROWS;
+  return std::min(shape.rows, std::max(CHUNK_ROWS, rows));
 }
 
 Tensor rows_of(const Tensor& tensor, int64_t first_row, int64_t rows, int64_t cols) {

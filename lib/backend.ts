@@ -716,6 +716,8 @@ export interface Backend extends BackendOps {
   allocate(bytes: number): BufferHandle | null;
   /** Bytes that could still be taken: what the device has, and the limit allows. */
   freeBytes(): number;
+  /** Why the device can do nothing any more in this process; null while it can. */
+  fault(): string | null;
   /** Bytes held of the device for this thread: in use, used by graphs, and kept for reuse. */
   reservedBytes(): number;
   /**

@@ -3,8 +3,11 @@
 
 import type { Backend, BufferHandle, GraphHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
 import { isCapturing, refuseInCapture } from './capturing.js';
+import { capabilityText, openProblem, type CudaFailure, type CudaReport } from './cuda-problem.js';
+import { cudaState, refused } from './cuda-state.js';
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
-import { loadErrors, native, type CudaReport } from './native.js';
+import { loadErrors, native } from './native.js';
+import { problem, type Problem } from './problems.js';
 import { createReferenceBackend } from './reference/index.js';
 
 /** A name that picks a device. `auto` is the best one present, resolved once. */
@@ -55,10 +58,16 @@ export class Device {
     readonly isDry = false,
   ) {}
 
-  /** @internal Throws OutOfMemoryError. */
+  /** @internal Throws OutOfMemoryError; KernelError if the device was lost. */
   allocate(op: string, bytes: number): BufferHandle {
     const buffer = this.backend.allocate(bytes);
     if (buffer === null) {
+      const fault = this.backend.fault();
+      if (fault !== null)
+        throw new KernelError(
+          `${op}: expected a working device, got ${this.id} after an error that lasts until the process ends: ${fault}`,
+          op,
+        );
       const free = this.backend.freeBytes();
       throw new OutOfMemoryError(
         `${op}: expected ${bytes} bytes of free memory on ${this.id}, got ${free} bytes free`,
@@ -220,27 +229,32 @@ function open(id: 'reference' | 'cpu'): Device {
   return found;
 }
 
-function cudaReport(): CudaReport {
-  return (
-    native?.cudaReport?.() ?? {
-      runtimeVersion: 0,
-      driverVersion: 0,
-      problem: native ? 'this build of ternflash has no CUDA kernels' : `no native addon (${loadErrors.join('; ')})`,
-      devices: [],
-    }
-  );
-}
-
-function openCuda(name: string): Device {
-  const ordinal = name === 'cuda' ? 0 : Number(name.slice('cuda:'.length));
+/** The GPU, or why it cannot be used. */
+function tryCuda(ordinal: number): Device | Problem {
   const id = `cuda:${ordinal}`;
   const found = opened.get(id);
   if (found) return found;
-  const backend = native?.openCuda?.(ordinal) ?? (cudaReport().problem as string);
-  if (typeof backend === 'string') throw new DeviceError(`device: expected a usable device, got ${name}: ${backend}`);
+  refused.delete(ordinal); // it may be free now
+  const { report, problem: none, gpus } = cudaState();
+  if (none) return none;
+  if (ordinal >= gpus.length) return problem('no-such-gpu', { count: gpus.length });
+  const known = gpus[ordinal].problem;
+  if (known) return known;
+  const backend = native?.openCuda?.(ordinal) as Backend | { failure: CudaFailure };
+  if ('failure' in backend) {
+    const why = openProblem(backend.failure, gpus[ordinal], (report as CudaReport).architectures);
+    refused.set(ordinal, why);
+    return why;
+  }
   const device = new Device(id, 'cuda', backend);
   opened.set(id, device);
   return device;
+}
+
+function openCuda(name: string): Device {
+  const result = tryCuda(name === 'cuda' ? 0 : Number(name.slice('cuda:'.length)));
+  if (result instanceof Device) return result;
+  throw new DeviceError(`device: expected a usable device, got ${name}: ${result.message}`);
 }
 
 /**
@@ -265,20 +279,22 @@ export function device(name: DeviceName | Device): Device {
 /** Every device, with whether and why it can or cannot be used. */
 export function devices(): DeviceReport[] {
   const chosen = getDefaultDevice().id;
-  const cuda = cudaReport();
-  const gpus = cuda.devices.map(({ name, capability, bytes, problem }, ordinal) => ({
+  const cuda = cudaState();
+  const gpus = cuda.gpus.map(({ name, capability, bytes, problem }, ordinal) => ({
     id: `cuda:${ordinal}`,
     available: problem === null,
     isDefault: chosen === `cuda:${ordinal}`,
     reason:
-      problem ??
-      `${name}, ${(bytes / 2 ** 30).toFixed(0)} GiB, compute capability ${Math.floor(capability / 10)}.${capability % 10}`,
+      problem?.message ??
+      `${name}, ${(bytes / 2 ** 30).toFixed(0)} GiB, compute capability ${capabilityText(capability)}`,
   }));
   const cpu = native
     ? `native kernels for ${native.isa}, ${native.threads()} threads`
     : `no native addon (${loadErrors.join('; ')})`;
   return [
-    ...(gpus.length > 0 ? gpus : [{ id: 'cuda', available: false, isDefault: false, reason: cuda.problem as string }]),
+    ...(gpus.length > 0
+      ? gpus
+      : [{ id: 'cuda', available: false, isDefault: false, reason: (cuda.problem as Problem).message }]),
     { id: 'cpu', available: native !== null, isDefault: chosen === 'cpu', reason: cpu },
     { id: 'reference', available: true, isDefault: chosen === 'reference', reason: 'plain TypeScript, always present' },
   ];
@@ -287,8 +303,12 @@ export function devices(): DeviceReport[] {
 /** The device new tensors are made on: the best one present, unless {@link setDefaultDevice} said otherwise. */
 export function getDefaultDevice(): Device {
   if (!defaultDevice) {
-    const gpu = cudaReport().devices.findIndex(({ problem }) => problem === null);
-    defaultDevice = gpu >= 0 ? openCuda(`cuda:${gpu}`) : open(native ? 'cpu' : 'reference');
+    // One that does not open is passed over like any other that cannot be used; devices() says why.
+    for (const ordinal of cudaState().gpus.keys()) {
+      const found = tryCuda(ordinal);
+      if (found instanceof Device) return (defaultDevice = found);
+    }
+    defaultDevice = open(native ? 'cpu' : 'reference');
   }
   return defaultDevice;
 }

@@ -12,6 +12,7 @@ export function createDryDevice(): Device {
   const answers: Partial<Backend> = {
     allocate: () => 'dry',
     offload: () => 'dry',
+    fault: () => null,
     reservedBytes: () => 0,
     isUsedByGraph: () => false,
   };

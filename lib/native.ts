@@ -1,29 +1,22 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import * as path from 'node:path';
 import type { Backend } from './backend.js';
+import type { CudaFailure, CudaReport } from './cuda-problem.js';
+import { packageRoot } from './package-root.js';
+import { problem, type Problem } from './problems.js';
 
-/** What the CUDA runtime says of the driver and the GPUs. */
-export interface CudaReport {
-  /** Of the runtime in the addon, 13000 for 13.0. */
-  runtimeVersion: number;
-  /** The newest runtime the driver supports; 0 without a driver. */
-  driverVersion: number;
-  /** Why no GPU can be used, or null. */
-  problem: string | null;
-  /** `capability` 90 is compute capability 9.0. `problem`: why this one cannot be used, or null. */
-  devices: { name: string; capability: number; bytes: number; problem: string | null }[];
-}
+export { packageRoot };
 
 /** What the addon exports. Its backends satisfy the same interface as every backend. */
 export interface Native {
   cpu: Backend;
-  /** Absent in a build without CUDA. */
+  /** Opens no GPU. Absent in a build without CUDA. */
   cudaReport?(): CudaReport;
-  /** The backend of a GPU, or why it cannot be used. A second call makes a second backend. Absent in a build without CUDA. */
-  openCuda?(ordinal: number): Backend | string;
+  /** The backend of a GPU, or why it cannot be opened. A second call makes a second backend. Absent in a build without CUDA. */
+  openCuda?(ordinal: number): Backend | { failure: CudaFailure };
   /** The instruction set the CPU kernels were chosen for: base, avx2, avx512 or avx512vnni. */
   isa: string;
   threads(): number;
@@ -32,18 +25,54 @@ export interface Native {
   fmaPeak(seconds: number): { oneThread: number; allThreads: number };
 }
 
-/** Why the addon could not be loaded, one line an attempt; empty if it was. */
+/** An addon that was looked for. */
+export interface LoadAttempt {
+  /** Whether it is the one with CUDA. */
+  cuda: boolean;
+  /** The file, from the package's folder if it is inside; null if there is none. */
+  file: string | null;
+  /** Null for the one that was loaded. */
+  problem: Problem | null;
+}
+
+/** Every addon that was looked for, in that order. */
+export const loadAttempts: LoadAttempt[] = [];
+
+/** Why an addon could not be loaded, one line each; empty if the first was. */
 export const loadErrors: string[] = [];
 
-/** The package's folder, found from dist/ as well as from any other build folder inside it. */
-export function packageRoot(): string {
-  let folder = __dirname;
-  while (!(existsSync(path.join(folder, 'package.json')) && existsSync(path.join(folder, 'CMakeLists.txt')))) {
-    const parent = path.dirname(folder);
-    if (parent === folder) return path.join(__dirname, '..');
-    folder = parent;
+/** Why `prebuilds` has nothing for this system. */
+function missing(root: string, folder: string): Problem {
+  const own = `${process.platform}-${process.arch}`;
+  const prebuilds = path.join(root, folder, 'prebuilds');
+  const others = existsSync(prebuilds) ? readdirSync(prebuilds).filter((each) => each !== own) : [];
+  const inPackage = (each: string): string => path.posix.join(folder, each);
+  const where = { platform: own, folders: `${inPackage('build')} and ${inPackage('prebuilds')}` };
+  if (others.length > 0) return problem('addon-foreign', { ...where, others: others.join(', ') });
+  return problem(folder === 'cuda' ? 'cuda-addon-missing' : 'addon-missing', where);
+}
+
+function attempt(root: string, folder: string): Native | null {
+  // node-gyp-build ships no types.
+  const nodeGypBuild = require('node-gyp-build') as { (folder: string): unknown; resolve(folder: string): string };
+  const place = path.join(root, folder);
+  const result: LoadAttempt = { cuda: folder === 'cuda', file: null, problem: null };
+  loadAttempts.push(result);
+  let file: string;
+  try {
+    file = nodeGypBuild.resolve(place);
+  } catch {
+    result.problem = missing(root, folder);
+    return null;
   }
-  return folder;
+  result.file = file.startsWith(root) ? path.relative(root, file) : file;
+  try {
+    return nodeGypBuild(place) as Native;
+  } catch (error) {
+    const text = (error instanceof Error ? error.message : String(error)).split('\n')[0];
+    result.problem = problem('addon-broken', { file: result.file, error: text.replace(`${file}: `, '') });
+    return null;
+  }
 }
 
 /**
@@ -51,35 +80,25 @@ export function packageRoot(): string {
  * without. Never both in one process: their tensors would be foreign to each other.
  */
 function load(): Native | null {
-  if (process.env.TERNFLASH_NATIVE === '0') {
-    loadErrors.push('the native addon is switched off by TERNFLASH_NATIVE=0');
+  const refuse = (why: Problem): null => {
+    loadAttempts.push({ cuda: false, file: null, problem: why });
     return null;
-  }
+  };
+  if (process.env.TERNFLASH_NATIVE === '0') return refuse(problem('native-off', {}));
   const wanted = process.env.TERNFLASH_CUDA ?? 'auto';
-  if (!['auto', '0', '1'].includes(wanted)) {
-    loadErrors.push(`expected auto, 0 or 1 for TERNFLASH_CUDA, got ${wanted}`);
-    return null;
-  }
+  if (!['auto', '0', '1'].includes(wanted)) return refuse(problem('bad-variable', { value: wanted }));
   const root = packageRoot();
-  // node-gyp-build ships no types.
-  const nodeGypBuild = require('node-gyp-build') as (folder: string) => unknown;
   const folders = wanted === '1' ? ['cuda'] : wanted === '0' ? ['.'] : ['cuda', '.'];
   for (const folder of folders) {
-    const place = path.join(root, folder);
-    if (
-      folder === 'cuda' &&
-      wanted === 'auto' &&
-      !['build', 'prebuilds'].some((each) => existsSync(path.join(place, each)))
-    )
-      continue;
-    try {
-      return nodeGypBuild(place) as Native;
-    } catch (error) {
-      loadErrors.push((error instanceof Error ? error.message : String(error)).split('\n')[0]);
-    }
+    const isThere = ['build', 'prebuilds'].some((each) => existsSync(path.join(root, folder, each)));
+    if (folder === 'cuda' && wanted === 'auto' && !isThere) continue;
+    const loaded = attempt(root, folder);
+    if (loaded) return loaded;
   }
   return null;
 }
 
 /** The addon, or null where it is not built for this platform; then only the reference backend computes. */
 export const native: Native | null = load();
+
+for (const each of loadAttempts) if (each.problem) loadErrors.push(each.problem.message);

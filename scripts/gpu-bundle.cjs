@@ -23,7 +23,15 @@ const ADDON = 'cuda/build/Release/ternflash.node';
 // The tests run Jest on compiled files, so neither TypeScript nor a transform is needed.
 const PACKAGES = ['jest', 'jest-environment-node', 'node-gyp-build', 'asciichart', 'cli-progress'];
 // CMakeLists.txt is how the library knows its root.
-const FILES = ['package.json', 'CMakeLists.txt', 'LICENSE', ADDON, 'test/node-realm-environment.cjs'];
+const FILES = [
+  'package.json',
+  'CMakeLists.txt',
+  'LICENSE',
+  'GPU_SETUP.md',
+  'bin/ternflash.cjs',
+  ADDON,
+  'test/node-realm-environment.cjs',
+];
 const FOLDERS = ['dist', 'test/fixtures', 'examples/data'];
 const SCRIPTS = [
   'gpu-compare.cjs',

@@ -33,6 +33,8 @@ if (!(seconds > 0)) {
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ternflash-compare-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
+// Timed with every selection: the faster one is the ceiling.
+const COPY = 'memory copy bf16';
 // What is left when a part ends early goes to those after it.
 const SHARES = [0.45, 0.6, 1];
 const GRACE_SECONDS = 15;
@@ -55,7 +57,8 @@ function time(index, label, command, args) {
     timeout: Math.ceil((share + GRACE_SECONDS) * 1000),
     maxBuffer: 1 << 26,
   };
-  const { status, signal, error, stdout } = spawnSync(command, [...all, ...names], settings);
+  const wanted = names.length === 0 ? [] : [...names, COPY];
+  const { status, signal, error, stdout } = spawnSync(command, [...all, ...wanted], settings);
   if (!fs.existsSync(file)) {
     console.log(stdout ?? '');
     console.error(`gpu-compare: ${label} left no results: ${error?.message ?? signal ?? `exit code ${status}`}`);
@@ -78,8 +81,6 @@ const second = ours(2, '--unchecked');
 
 const byName = ({ results }) => new Map(results.map((each) => [each.name, each]));
 const [firstOf, peerOf, secondOf] = [first, peer, second].map(byName);
-const COPY = 'memory copy bf16';
-// The copy is timed with every selection, by our side at least: the faster one is the ceiling.
 const copies = [firstOf, peerOf, secondOf].flatMap((each) => each.get(COPY)?.ms ?? []);
 const ceiling = copies.length > 0 && firstOf.has(COPY) ? firstOf.get(COPY).bytes / Math.min(...copies) / 1e6 : null;
 

@@ -4,13 +4,14 @@
 #
 # Profiles the kernels of a bench case on a GPU, in an unpacked bundle of scripts/gpu-bundle.cjs or in a checkout:
 #
+#   sh scripts/profile-gpu.sh flash-attention|ternary|memory|all [arguments of ncu]
 #   sh scripts/profile-gpu.sh name [arguments of ncu]      a name picks the cases that contain it
 #
 # Writes gpu-profile.ncu-rep and, as text, gpu-profile.txt into $OUT, or here. Where ncu is missing or may not read the counters, the bench
 # times the case, with the clock of the host around many runs; then it exits as the bench does.
 set -eu
 
-name=${1:?profile-gpu.sh: expected the name of a bench case}
+name=${1:?profile-gpu.sh: expected flash-attention, ternary, memory, all or the name of a bench case}
 shift
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(cd "${OUT:-.}" && pwd)

@@ -10,6 +10,9 @@ export { FLOAT_DTYPES };
 
 export type BackendName = 'reference' | 'cpu' | 'cuda';
 
+/** Backends that compute beside the JavaScript thread: for tests of that, and of what takes too long in TypeScript. */
+export const NATIVE: readonly BackendName[] = ['cpu', 'cuda'];
+
 /** Every backend of the library, with the reason if it cannot be used here. */
 export const BACKENDS: readonly { name: BackendName; skipped: string | null }[] = (
   ['reference', 'cpu', 'cuda'] as const
@@ -19,11 +22,14 @@ export const BACKENDS: readonly { name: BackendName; skipped: string | null }[] 
 });
 
 /**
- * Declares the same tests for every backend. Those of an absent one are shown as skipped, under its name and the reason. After each test the
+ * Declares the same tests for every backend, or those of `names`. Those of an absent one are shown as skipped, under its name and the reason. After each test the
  * device is waited for, so that a failed kernel or a damaged guard band behind a tensor is laid at the door of the test that caused it.
  */
-export function describeBackends(declare: (device: DeviceName) => void): void {
-  for (const { name, skipped } of BACKENDS) {
+export function describeBackends(
+  declare: (device: DeviceName) => void,
+  names: readonly BackendName[] = BACKENDS.map(({ name }) => name),
+): void {
+  for (const { name, skipped } of BACKENDS.filter((each) => names.includes(each.name))) {
     if (skipped === null) {
       // Tests compare it with what tensors say of their device.
       const id = deviceNamed(name).id as DeviceName;

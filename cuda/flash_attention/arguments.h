@@ -54,8 +54,8 @@ struct AttentionBackwardArguments : AttentionArguments {
   const void* d_out;  // as out
   const float* delta;  // as lse: sum(out * d_out) of each query, less d_lse on tensor cores
   const float* base;   // as lse: what is subtracted from the exponent of 2, lse * log2(e), Infinity for a query without keys.
-                       // Without tensor cores the largest score, with which a probability is exp(score - base) * inverse
-  const float* inverse;  // as lse, without tensor cores only
+                       // Without tensor cores the largest score, with which a probability is exp(score - base) / sum
+  const float* sum;   // as lse, without tensor cores only
   const float* d_lse;    // as lse, or null; without tensor cores only
   float* d_q_sums;     // workspace: sums for dQ, see backward.cuh; zero before
   void* d_q;             // as q

@@ -29,7 +29,7 @@ cudaError_t allow_shared(Kernel kernel, int bytes) {
 }
 
 __device__ __forceinline__ float sink_probability(const AttentionBackwardArguments& args, float sink, int64_t statistic) {
-  return args.inverse ? expf(sink - args.base[statistic]) * args.inverse[statistic] : expf(sink - args.lse[statistic]);
+  return args.sum ? exp_rounded(sink - args.base[statistic]) / args.sum[statistic] : expf(sink - args.lse[statistic]);
 }
 
 // delta - d_lse
@@ -78,7 +78,7 @@ cudaError_t launch_forward_elementwise(const AttentionArguments& args, cudaStrea
 
 template <class T>
 cudaError_t launch_backward_prepare_elementwise(const AttentionBackwardArguments& args, float* delta, float* base,
-                                                float* inverse, cudaStream_t stream) {
+                                                float* sum, cudaStream_t stream) {
   return with_width(args.head_dim, [&](auto width) {
     using E = Elementwise<decltype(width)::value>;
     const auto kernel = attention_backward_prepare_elementwise<T, decltype(width)::value>;
@@ -86,7 +86,7 @@ cudaError_t launch_backward_prepare_elementwise(const AttentionBackwardArguments
     const cudaError_t status = allow_shared(kernel, BYTES);
     if (status != cudaSuccess) return status;
     kernel<<<dim3((args.queries + E::R - 1) / E::R, args.heads, args.batch), ELEMENTWISE_THREADS, BYTES, stream>>>(
-        args, delta, base, inverse);
+        args, delta, base, sum);
     return cudaGetLastError();
   });
 }

@@ -198,10 +198,10 @@ void backward(const FlashAttentionBackwardParams& p, Context& context) {
       return check(launch(*queries, args, args.queries, args.heads, stream), context);
     }
   }
-  float* inverse = static_cast<float*>(context.workspace(static_cast<size_t>(rows) * sizeof(float)));
-  if (!inverse) return;
-  check(launch_backward_prepare_elementwise<T>(args, delta, base, inverse, stream), context);
-  args.inverse = inverse;
+  float* sum = static_cast<float*>(context.workspace(static_cast<size_t>(rows) * sizeof(float)));
+  if (!sum) return;
+  check(launch_backward_prepare_elementwise<T>(args, delta, base, sum, stream), context);
+  args.sum = sum;
   args.d_lse = d_lse;
   add_sinks();
   check(launch_backward_keys_elementwise<T>(args, stream), context);

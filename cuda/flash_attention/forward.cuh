@@ -100,29 +100,41 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     __syncthreads();  // K (and Q) are there for all; all are done with V of the tile before
     load_keys(v_smem, args.v, tile);
 
+    // Tensor cores cut off what is below the last bit of a sum, always downwards: in long chains that would be the largest error of lse.
+    constexpr int CHAIN = D > 128 ? 4 : D / 16;
     float s[M_TILES][S_TILES][4];
-#pragma unroll
-    for (int m = 0; m < M_TILES; m++)
-#pragma unroll
-      for (int n = 0; n < S_TILES; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) s[m][n][i] = 0.0f;
-#pragma unroll
-    for (int step = 0; step < D / 16; step++) {
-      uint32_t a[M_TILES][4];
+#pragma unroll 1
+    for (int first = 0; first < D / 16; first += CHAIN) {
+      float part[M_TILES][S_TILES][4];
 #pragma unroll
       for (int m = 0; m < M_TILES; m++)
-        ldmatrix_x4(a[m], Tile<D>::advance(q_corner, 2 * step) + 16 * m * Tile<D>::ROW_BYTES);
 #pragma unroll
-      for (int n = 0; n < S_TILES; n += 2) {
-        uint32_t b[4];
-        ldmatrix_x4(b, Tile<D>::advance(k_corner, 2 * step) + 8 * n * Tile<D>::ROW_BYTES);
+        for (int n = 0; n < S_TILES; n++)
 #pragma unroll
-        for (int m = 0; m < M_TILES; m++) {
-          mma_m16n8k16<T>(s[m][n], a[m], b[0], b[1]);
-          mma_m16n8k16<T>(s[m][n + 1], a[m], b[2], b[3]);
+          for (int i = 0; i < 4; i++) part[m][n][i] = 0.0f;
+#pragma unroll
+      for (int step = first; step < first + CHAIN; step++) {
+        uint32_t a[M_TILES][4];
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++)
+          ldmatrix_x4(a[m], Tile<D>::advance(q_corner, 2 * step) + 16 * m * Tile<D>::ROW_BYTES);
+#pragma unroll
+        for (int n = 0; n < S_TILES; n += 2) {
+          uint32_t b[4];
+          ldmatrix_x4(b, Tile<D>::advance(k_corner, 2 * step) + 8 * n * Tile<D>::ROW_BYTES);
+#pragma unroll
+          for (int m = 0; m < M_TILES; m++) {
+            mma_m16n8k16<T>(part[m][n], a[m], b[0], b[1]);
+            mma_m16n8k16<T>(part[m][n + 1], a[m], b[2], b[3]);
+          }
         }
       }
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+        for (int n = 0; n < S_TILES; n++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) s[m][n][i] = first == 0 ? part[m][n][i] : s[m][n][i] + part[m][n][i];
     }
 
     cp_async_wait_group<0>();

@@ -26,7 +26,7 @@ AttentionTable<AttentionArguments> forward_table() {
       forward_variant<T, 64, 128, 64, 4, 2, true>(),    //
       forward_variant<T, 96, 64, 64, 4, 2, true>(),     //
       forward_variant<T, 128, 64, 64, 4, 2, true>(),    //
-      forward_variant<T, 192, 64, 64, 4, 2, true>(),    //
+      forward_variant<T, 192, 64, 32, 4, 2, true>(),    //
       forward_variant<T, 256, 64, 32, 4, 1, true>(),    //
   };
   return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};

@@ -53,10 +53,10 @@ cudaError_t launch_backward_finish(const AttentionBackwardArguments& args, int w
 // Without tensor cores: any dtype and head dim.
 template <class T>
 cudaError_t launch_forward_elementwise(const AttentionArguments& args, cudaStream_t stream);
-// After it args.inverse and args.d_lse must be set.
+// After it args.sum and args.d_lse must be set.
 template <class T>
 cudaError_t launch_backward_prepare_elementwise(const AttentionBackwardArguments& args, float* delta, float* base,
-                                                float* inverse, cudaStream_t stream);
+                                                float* sum, cudaStream_t stream);
 template <class T>
 cudaError_t launch_backward_keys_elementwise(const AttentionBackwardArguments& args, cudaStream_t stream);
 template <class T>

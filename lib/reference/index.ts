@@ -55,6 +55,7 @@ export function createReferenceBackend(): Backend {
 
   return {
     freeBytes: () => Math.min(freemem(), Math.max(0, limit - held)),
+    fault: () => null,
     reservedBytes: () => held,
     setMemoryLimit(bytes: number | null): void {
       limit = bytes ?? Infinity;

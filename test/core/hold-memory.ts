@@ -4,15 +4,16 @@
 import { Storage } from '../../lib/storage.js';
 
 /**
- * Keeps every block of memory that a test file allocates reachable to its end. What a test forgets to dispose would otherwise be freed by the
+ * Keeps every block of memory that a test file allocates or receives reachable to its end. What a test forgets to dispose would otherwise be freed by the
  * garbage collector some time later, between two looks at `memory()` of another test.
  */
 export function holdMemory(): void {
   const held: Storage[] = [];
-  const allocate = Storage.allocate.bind(Storage);
+  const adopt = Storage.adopt.bind(Storage);
   beforeAll(() => {
-    jest.spyOn(Storage, 'allocate').mockImplementation((...args) => {
-      const storage = allocate(...args);
+    // Storage.allocate goes through it too.
+    jest.spyOn(Storage, 'adopt').mockImplementation((...args) => {
+      const storage = adopt(...args);
       held.push(storage);
       return storage;
     });

@@ -5,6 +5,7 @@ import {
   add,
   arange,
   device as deviceNamed,
+  devices,
   DeviceError,
   DisposedError,
   DTypeError,
@@ -565,7 +566,8 @@ describe('toString()', () => {
 });
 
 describe('the default device', () => {
-  afterEach(() => setDefaultDevice(hasCpu ? 'cpu' : 'reference'));
+  const atTheStart = getDefaultDevice();
+  afterEach(() => setDefaultDevice(atTheStart));
   test('is where tensors without a device option go, and what auto stands for', () => {
     setDefaultDevice('reference');
     expect(zeros([1]).device.id).toBe('reference');
@@ -573,8 +575,15 @@ describe('the default device', () => {
     expect(getDefaultDevice().type).toBe('reference');
     expect(zeros([1], { device: deviceNamed('reference') }).device.id).toBe('reference');
   });
-  (hasCpu ? test : test.skip)('is the best one present at the start', () => {
-    expect(getDefaultDevice().id).toBe('cpu');
-    expect(randn([2]).device.id).toBe('cpu');
+  test('is the best one present at the start', () => {
+    const present = BACKENDS.filter(({ skipped }) => skipped === null).map(({ name }) => name);
+    const best = (['cuda', 'cpu', 'reference'] as const).find((name) => present.includes(name));
+    expect(atTheStart.type).toBe(best);
+    expect(randn([2]).device).toBe(atTheStart);
+    // In the order of devices(), which also says so itself.
+    expect(devices().filter(({ isDefault }) => isDefault)).toEqual([
+      expect.objectContaining({ id: atTheStart.id, available: true }),
+    ]);
+    expect(devices().find(({ available }) => available)?.id).toBe(atTheStart.id);
   });
 });

@@ -91,6 +91,35 @@ describe('linearCrossEntropy', () => {
       expect(await run()).toEqual(await run());
     });
 
+    // More logits than a GPU has at a time; the parts are fewer.
+    (device === 'reference' ? test.skip : test).each(FLOAT_DTYPES)(
+      'a large vocabulary gives what its rows give in two parts: %s',
+      async (dtype) => {
+        const [rows, vocabulary, features, first] = [1027, 65537, 2, 515];
+        const random = new Random('large vocabulary');
+        const values = random.normals(rows * features);
+        const weight = make(device, dtype, [vocabulary, features], random.normals(vocabulary * features));
+        const targets = Array.from({ length: rows }, (_, row) => (row * 251) % vocabulary);
+        const run = async (begin: number, end: number): Promise<{ loss: number[]; dX: number[] }> => {
+          const part = values.slice(begin * features, end * features);
+          const x = make(device, dtype, [end - begin, features], part, true);
+          const t = make(device, 'int32', [end - begin], targets.slice(begin, end));
+          const loss = linearCrossEntropy(x, weight, t, { reduction: 'none' });
+          loss.backward(make(device, 'float32', [end - begin], new Float64Array(end - begin).fill(1)));
+          return { loss: Array.from(await loss.data()), dX: Array.from(await (x.grad as Tensor).data()) };
+        };
+        const whole = await run(0, rows);
+        const parts = [await run(0, first), await run(first, rows)];
+        const step = { float32: 2 ** -20, float16: 2 ** -10, bfloat16: 2 ** -7 }[dtype];
+        for (const name of ['loss', 'dX'] as const) {
+          const expected = parts.flatMap((part) => part[name]);
+          const bound = (name === 'loss' ? 2 ** -20 : step) * Math.max(...expected.map(Math.abs));
+          expect(whole[name].length).toBe(expected.length);
+          expect(Math.max(...whole[name].map((value, i) => Math.abs(value - expected[i])))).toBeLessThanOrEqual(bound);
+        }
+      },
+    );
+
     // lib/ops asks for blocks so large that only large problems have several of them; the contract leaves it free.
     describe('any blocks give the same', () => {
       const c = {

@@ -99,10 +99,10 @@ describe('linear', () => {
         },
       },
     ]);
-    if (device === 'cpu') {
+    if (device !== 'reference') {
       describeErrors(device, [
         {
-          message: 'linear: expected weight on cpu like x, got reference',
+          message: `linear: expected weight on ${device} like x, got reference`,
           type: DeviceError,
           code: ERROR_CODES.device,
           call: (t) => linear(t([3]), t([2, 3], 'float32', 'reference')),
