@@ -201,8 +201,8 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
   int row_tile;
   int column_tile;
   tile_position(blockIdx.x, args.row_tiles, args.column_tiles, row_tile, column_tile);
-  int first_row = row_tile * BM;
-  int first_column = column_tile * BN;
+  const int first_row = row_tile * BM;
+  const int first_column = column_tile * BN;
   const int k_begin = blockIdx.y * args.k_per_split;
   const int k_end = min(args.k, k_begin + args.k_per_split);
   const int steps = k_end > k_begin ? (k_end - k_begin + BK - 1) / BK : 0;
@@ -241,8 +241,8 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
   };
 
   // A thread has rows 4 ty + {0..3} and 64 more, columns likewise.
-  int tx = thread % 16;
-  int ty = thread / 16;
+  const int tx = thread % 16;
+  const int ty = thread / 16;
   float sum[8][8];
 #pragma unroll
   for (int i = 0; i < 8; i++)
@@ -273,20 +273,20 @@ __global__ void __launch_bounds__(256, 2) matmul_float32(const __grid_constant__
     if (step + 1 < steps) store(1 - stage);
   }
 
+  int row_0 = first_row + 4 * ty;  // of the results
+  int column_0 = first_column + 4 * tx;
   if constexpr (WORKS_OUT_ANEW) {
     tile_position(ctaid_x(), args.row_tiles, args.column_tiles, row_tile, column_tile);
-    first_row = row_tile * BM;
-    first_column = column_tile * BN;
-    tx = tid_x() % 16;
-    ty = tid_x() / 16;
+    row_0 = row_tile * BM + tid_x() / 16 * 4;
+    column_0 = column_tile * BN + tid_x() % 16 * 4;
   }
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const int row = first_row + i / 4 * 64 + 4 * ty + i % 4;
+    const int row = row_0 + i / 4 * 64 + i % 4;
     if (row >= args.m) continue;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-      const int column = first_column + j / 4 * 64 + 4 * tx + j % 4;
+      const int column = column_0 + j / 4 * 64 + j % 4;
       if (column >= args.n) continue;
       const int64_t index = int64_t(row) * args.n + column;
       const float value = args.bias ? sum[i][j] + args.bias[column] : sum[i][j];

@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) float32_tiles(const __grid_co
   int row_tile;
   int column_tile;
   tile_position(blockIdx.x, args.row_tiles, args.column_tiles, row_tile, column_tile);
-  int first_row = row_tile * TILE;
-  int first_column = column_tile * TILE;
+  const int first_row = row_tile * TILE;
+  const int first_column = column_tile * TILE;
   const int begin = blockIdx.y * args.depth_per_split;
   const int end = min(args.depth, begin + args.depth_per_split);
   const int steps = end > begin ? (end - begin + DEPTH - 1) / DEPTH : 0;
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) float32_tiles(const __grid_co
   };
 
   // A thread has rows 4 ty + {0..3} and 64 more, columns likewise.
-  int tx = thread % 16;
-  int ty = thread / 16;
+  const int tx = thread % 16;
+  const int ty = thread / 16;
   float sum[8][8];
 #pragma unroll
   for (int i = 0; i < 8; i++)
@@ -168,20 +168,20 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) float32_tiles(const __grid_co
     if (step + 1 < steps) store(1 - stage);
   }
 
+  int row_0 = first_row + 4 * ty;  // of the results
+  int column_0 = first_column + 4 * tx;
   if constexpr (WORKS_OUT_ANEW) {
     tile_position(ctaid_x(), args.row_tiles, args.column_tiles, row_tile, column_tile);
-    first_row = row_tile * TILE;
-    first_column = column_tile * TILE;
-    tx = tid_x() % 16;
-    ty = tid_x() / 16;
+    row_0 = row_tile * TILE + tid_x() / 16 * 4;
+    column_0 = column_tile * TILE + tid_x() % 16 * 4;
   }
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const int row = first_row + i / 4 * 64 + 4 * ty + i % 4;
+    const int row = row_0 + i / 4 * 64 + i % 4;
     if (row >= args.rows) continue;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-      const int column = first_column + j / 4 * 64 + 4 * tx + j % 4;
+      const int column = column_0 + j / 4 * 64 + j % 4;
       if (column >= args.columns) continue;
       const int64_t index = int64_t(row) * args.columns + column;
       if (args.partial)

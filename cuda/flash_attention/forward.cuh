@@ -18,7 +18,7 @@
 
 namespace ternflash::cuda {
 
-// Whether a thread's number is kept through the loop. For compute capability 10.x the compiler (CUDA 13.0) would spill others for it.
+// Whether the thread's number stays in a register through the loop. For compute capability 10.x the compiler (CUDA 13.0) spills for it.
 #if __CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200
 constexpr bool KEEPS_THREAD = false;
 #else
@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
   const auto load_keys = [&](uint32_t tile_smem, const void* tensor_gmem, int tile) {
     load_tile<BN, D, THREADS, !GENERAL>(
         tile_smem, static_cast<const T*>(tensor_gmem) + problem.k_start + int64_t(tile) * BN * args.key_row,
-        args.key_row, problem.keys - tile * BN, args.head_dim, args.head_dim % 8 == 0, TIGHT && !KEEPS_THREAD ? tid_x() : thread);
+        args.key_row, problem.keys - tile * BN, args.head_dim, args.head_dim % 8 == 0,
+        TIGHT && !KEEPS_THREAD ? tid_x() : thread);
     cp_async_commit_group();
   };
 
