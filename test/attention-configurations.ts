@@ -8,8 +8,8 @@ import { Random } from './random.js';
 
 /**
  * Random shapes, dtypes and options of attention; a number always draws the same. Left to test/cases.ts is what the tolerance rule needs chosen
- * sizes for: large scores, whose errors a few elements have alone, and queries of which most see one key or none, where the plain formula makes
- * no error that a kernel could be measured by.
+ * sizes for: large scores, whose errors a few elements have alone, and queries of which most see one key or none (dropped ones do not count),
+ * where the plain formula makes no error that a kernel could be measured by.
  */
 
 export type AttentionConfiguration = { readonly dtype: FloatDType } & (
@@ -25,7 +25,7 @@ const DECODE_KEYS = [63, 129, 257, 513, 700];
 const WINDOW_SIDES = [-1, 0, 1, 3, 17, 63, 64, 65, 200];
 /** Multiply-adds of a product of queries and keys: the plain formula takes about a tenth of a microsecond for each. */
 const WORK = 1.2e6;
-/** Where hardly a query saw several keys: that many are put there, and all are seen. */
+/** Where hardly a query saw several keys: that many are put there beside the dropped ones, and all are seen. */
 const FEWEST_KEYS = 9;
 const LARGE_WORK = 1e7;
 const LARGE_SHARE = 0.12;
@@ -127,7 +127,7 @@ function mostSeeSeveral(c: AttentionOptionsCase, sequences: Sizes['sequences']):
       const diagonal = c.causal === 'top-left' ? i : i + keys - queries;
       const seen = Array.from({ length: keys }, (_, j) => sees(c, diagonal, j)).filter(Boolean).length;
       all++;
-      if (seen > 1) several++;
+      if (seen * (1 - (c.dropout ?? 0)) > 1) several++;
     }
   }
   return 2 * several >= all;
@@ -146,7 +146,8 @@ export function drawAttention(number: number): AttentionConfiguration {
   if (!mostSeeSeveral(c, sequences)) {
     delete c.causal;
     delete c.window;
-    for (const each of sequences) each.keys = Math.max(each.keys, FEWEST_KEYS);
+    const fewest = Math.ceil(FEWEST_KEYS / (1 - (c.dropout ?? 0)));
+    for (const each of sequences) each.keys = Math.max(each.keys, fewest);
   }
   if (packed) {
     const queryLengths = sequences.map(({ queries }) => queries);
