@@ -14,6 +14,7 @@ const { values, positionals } = parseArgs({
     unchecked: { type: 'boolean', default: false },
     json: { type: 'string' },
     seconds: { type: 'string', default: 'Infinity' },
+    peer: { type: 'string' },
   },
   allowPositionals: true,
 });
@@ -32,10 +33,16 @@ export const UNCHECKED = values.unchecked;
 export const JSON_FILE = values.json;
 /** `--seconds N`: no case of the GPU is begun after so long. Default: none is left out. */
 export const SECONDS = Number(values.seconds);
+/** `--peer torch`: attention forward of a GPU, in one process with PyTorch's cuDNN kernel, see torch_attention.py; the names are then its words. */
+export const PEER = values.peer;
 /** Names or groups of cases, see groups.ts; none mean all. */
 export const FILTERS: readonly string[] = positionals;
 
 if (!(SECONDS > 0)) throw new Error(`bench: expected a number above 0 for --seconds, got ${values.seconds}`);
 if (SUITE !== 'cpu' && SUITE !== 'gpu') throw new Error(`bench: expected cpu or gpu for --suite, got ${SUITE}`);
+
+if (PEER !== undefined && PEER !== 'torch') throw new Error(`bench: expected torch for --peer, got ${PEER}`);
+if (PEER !== undefined && FILTERS[0] !== 'flash-attention')
+  throw new Error(`bench: expected flash-attention with --peer, got ${FILTERS[0] ?? 'nothing'}`);
 
 export const isWanted = (c: Named): boolean => isPicked(c, FILTERS);

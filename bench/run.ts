@@ -12,8 +12,9 @@ import { device, devices, getThreads, setThreads } from '../lib/device.js';
 import { native } from '../lib/native.js';
 import { benchCases, type BenchCase, type Unit } from './cases.js';
 import { runGpuSuite } from './gpu-run.js';
-import { DEVICE, FILTERS, isWanted, ONCE, SUITE } from './options.js';
+import { DEVICE, FILTERS, isWanted, ONCE, PEER, SUITE } from './options.js';
 import { writeResults } from './results.js';
+import { runTorchAttention } from './torch-attention.js';
 
 const MIN_SECONDS = 0.6;
 const MIN_RUNS = 5;
@@ -59,6 +60,7 @@ async function time(bench: BenchCase): Promise<{ median: number; fastest: number
 }
 
 async function main(): Promise<void> {
+  if (PEER) return runTorchAttention();
   if (!native) throw new Error('bench: expected the native addon (npm run build:native), got none');
   if (SUITE === 'gpu') return runGpuSuite();
   const all = getThreads();

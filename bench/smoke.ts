@@ -15,6 +15,8 @@ import { FLOAT_DTYPES, type FloatDType } from '../lib/dtype.js';
 import { argmax } from '../lib/ops/softmax.js';
 import { cast } from '../lib/ops/cast.js';
 import { dequantizeTernary, quantizeTernary } from '../lib/ops/quantize-ternary.js';
+import { flashAttention } from '../lib/ops/flash-attention.js';
+import { flashAttentionVarlen } from '../lib/ops/flash-attention-varlen.js';
 import { flashAttentionWithKvCache } from '../lib/ops/kv-cache.js';
 import { transpose } from '../lib/ops/transpose.js';
 import { tidy } from '../lib/scope.js';
@@ -108,6 +110,17 @@ function otherSmokes(dtype: FloatDType): Smoke[] {
         flashAttentionWithKvCache(make([2, count, 4, 64]), cache, { newK, newV });
       }
     }),
+    // In sizes of several tiles of the kernels for compute capability 9.0; two batch entries of which one has fewer queries than a warpgroup.
+    ...[64, 96, 128, 192, 256].map((headDim) =>
+      smoke(`flashAttention tiles of head dim ${headDim}`, () => {
+        for (const options of [{}, { causal: true }, { window: [30, 7] as const }, { softcap: 5 }]) {
+          const [q, k, v] = [2, 1, 1].map((heads, i) => make([2, i === 0 ? 130 : 200, heads, headDim], i));
+          flashAttention(q, k, v, options);
+          const [pq, pk, pv] = [2, 1, 1].map((heads, i) => make([i === 0 ? 173 : 250, heads, headDim], i));
+          flashAttentionVarlen(pq, pk, pv, { ...options, cuSeqlensQ: [0, 40, 173], cuSeqlensK: [0, 50, 250] });
+        }
+      }),
+    ),
     smoke('AdamW and clipGradNorm', () => {
       const parameters = [[129], [33, 65]].map((shape) =>
         randn(shape, { device: DEVICE, dtype, seed: 1, requiresGrad: true }),

@@ -101,6 +101,7 @@ class CudaDevice final : public Device, public cuda::Context {
   void* workspace(size_t bytes) override;
   void upload(void* target, const void* source, size_t bytes) override;
   void fail(const char* message) override;
+  int* tickets() const override { return tickets_; }
   cuda::FailureRecord* failure_record() const override { return failure_record_; }
   uint32_t failure_code(const char* message) override;
 
@@ -144,6 +145,7 @@ class CudaDevice final : public Device, public cuda::Context {
   cuda::DeviceProperties properties_{};
   cudaStream_t stream_ = nullptr;
   cuda::FailureRecord* failure_record_ = nullptr;
+  int* tickets_ = nullptr;
   const char* running_op_ = "";
   Allocator* memory_ = nullptr;       // while an op is being launched
   std::vector<uint32_t> workspaces_;  // of that op, numbers in memory_

@@ -46,6 +46,9 @@ class Context {
   // Records that the op failed (the first message stays). The launcher should then return without writing its outputs.
   virtual void fail(const char* message) = 0;
 
+  // [2] zeros, for a kernel whose blocks draw what they do next; it leaves them zeros. Kernels of a stream follow one another and share them.
+  virtual int* tickets() const = 0;
+
   // Where a kernel records a failure, see failure.cuh, and the code of its message.
   virtual FailureRecord* failure_record() const = 0;
   virtual uint32_t failure_code(const char* message) = 0;

@@ -23,6 +23,7 @@ TERNFLASH_SPECIAL_REGISTER(tid_x, "%%tid.x")
 TERNFLASH_SPECIAL_REGISTER(ctaid_x, "%%ctaid.x")
 TERNFLASH_SPECIAL_REGISTER(ctaid_y, "%%ctaid.y")
 TERNFLASH_SPECIAL_REGISTER(ctaid_z, "%%ctaid.z")
+TERNFLASH_SPECIAL_REGISTER(nctaid_x, "%%nctaid.x")
 #undef TERNFLASH_SPECIAL_REGISTER
 
 // Whether a kernel whose main loop needs nearly every register works out anew what follows from these numbers: else the compiler (CUDA 13.0)

@@ -20,6 +20,7 @@ const { parseArgs } = require('node:util');
 const LIMIT = 60 * 2 ** 20;
 const NODE_XZ = '--x86 --lzma2=preset=9e,dict=128MiB';
 const ADDON = 'cuda/build/Release/ternflash.node';
+const BENCH_LIBRARY = 'cuda/build/Release/libternflash_bench.so';
 // The tests run Jest on compiled files, so neither TypeScript nor a transform is needed.
 const PACKAGES = ['jest', 'jest-environment-node', 'node-gyp-build', 'asciichart', 'cli-progress'];
 // CMakeLists.txt is how the library knows its root.
@@ -41,7 +42,7 @@ const SCRIPTS = [
   'profile-gpu.sh',
   'test-summary.cjs',
 ];
-const PEERS = ['bench/torch_demo.py', 'bench/torch_peer.py', 'bench/torch_timing.py'];
+const PEERS = ['bench/torch_attention.py', 'bench/torch_demo.py', 'bench/torch_peer.py', 'bench/torch_timing.py'];
 const UNNEEDED = /\.(md|markdown|map|[cm]?ts|flow|tsbuildinfo)$/i;
 
 const root = path.join(__dirname, '..');
@@ -167,6 +168,7 @@ function packRest(temporary) {
     }
   };
   add('addon', [path.join(root, ADDON)]);
+  add('attention for PyTorch', [path.join(root, BENCH_LIBRARY)]);
   add('compiled tests, bench, examples', compiledFiles());
   for (const folder of FOLDERS)
     add(

@@ -5,9 +5,9 @@
 // Runs many random configurations of attention (test/ops/flash-attention-random.test.ts), in processes side by side, in an unpacked bundle of
 // scripts/gpu-bundle.cjs or in a checkout whose tests are compiled:
 //
-//   node scripts/gpu-random.cjs [--cases 2000] [--processes 16] [--device cuda] [--seconds 400]
+//   node scripts/gpu-random.cjs [--cases 2000] [--processes 16] [--device cuda] [--seconds 400] [--hopper]
 //
-// Prints one line a failure, which reproduces it, how many passed, and the slowest. Fails unless all passed, within that time.
+// --hopper: only what the kernels for compute capability 9.0 take, and only these kernels. Prints one line a failure, which reproduces it, how many passed, and the slowest. Fails unless all passed, within that time.
 'use strict';
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
@@ -22,6 +22,7 @@ const { values: options } = parseArgs({
     processes: { type: 'string', default: String(os.availableParallelism()) },
     device: { type: 'string', default: 'cuda' },
     seconds: { type: 'string', default: '400' },
+    hopper: { type: 'boolean', default: false },
   },
 });
 const integer = (name) => {
@@ -46,6 +47,7 @@ function runShard(shard) {
     TERNFLASH_RANDOM_SHARD: `${shard}/${processes}`,
     TERNFLASH_THREADS: '1',
     ...(options.device === 'cuda' && { TERNFLASH_CUDA: '1' }),
+    ...(options.hopper && { TERNFLASH_ATTENTION_KERNEL: 'hopper' }),
   };
   const jest = path.join(root, 'node_modules', 'jest', 'bin', 'jest.js');
   const args = [jest, 'flash-attention-random', '--watchman=false', '--ci', '--runInBand', '--json'];

@@ -90,7 +90,7 @@ function workOf({ keyHeads, group, headDim, sequences }: Sizes, sinks: boolean):
 }
 
 /** Halves what is largest until the plain formula can do it; rounding up keeps sizes of one above a tile what they are. */
-function shrink(sizes: Sizes, sinks: boolean, limit: number): void {
+function shrink(sizes: Sizes, sinks: boolean, limit: number, keepHeadDim: boolean): void {
   const half = (value: number): number => Math.ceil(value / 2);
   while (workOf(sizes, sinks) > limit) {
     const longest = Math.max(...sizes.sequences.flatMap(({ queries, keys }) => [queries, keys]));
@@ -102,7 +102,8 @@ function shrink(sizes: Sizes, sinks: boolean, limit: number): void {
         queries: queries === longest ? half(queries) : queries,
         keys: keys === longest && queries !== longest ? half(keys) : keys,
       }));
-    } else sizes.headDim = half(sizes.headDim);
+    } else if (keepHeadDim) return;
+    else sizes.headDim = half(sizes.headDim);
   }
 }
 
@@ -133,16 +134,26 @@ function mostSeeSeveral(c: AttentionOptionsCase, sequences: Sizes['sequences']):
   return 2 * several >= all;
 }
 
-export function drawAttention(number: number): AttentionConfiguration {
+/** What the kernels for compute capability 9.0 take. */
+const HOPPER_HEAD_DIMS = [64, 96, 128, 192, 256];
+const SIXTEEN_BITS: readonly FloatDType[] = ['float16', 'bfloat16'];
+
+/** `hopper`: only what the kernels for compute capability 9.0 take. */
+export function drawAttention(number: number, hopper = false): AttentionConfiguration {
   const draw = new Draw(`attention ${number}`);
   const packed = draw.chance(0.3);
   const sinks = draw.chance(0.2);
-  const dtype = draw.pick(FLOAT_DTYPES);
+  const dtype = draw.pick(hopper ? SIXTEEN_BITS : FLOAT_DTYPES);
   const sizes = drawSizes(draw, packed);
-  shrink(sizes, sinks, draw.chance(LARGE_SHARE) ? LARGE_WORK : WORK);
+  if (hopper) sizes.headDim = draw.pick(HOPPER_HEAD_DIMS);
+  shrink(sizes, sinks, draw.chance(LARGE_SHARE) ? LARGE_WORK : WORK, hopper);
   const { keyHeads, group, headDim, sequences } = sizes;
   const drawn = { heads: keyHeads * group, keyHeads, headDim, ...drawOptions(draw, headDim, sinks) };
   const c = { name: `random ${number}`, ...drawn };
+  if (hopper) {
+    delete c.alibi;
+    delete c.dropout;
+  }
   if (!mostSeeSeveral(c, sequences)) {
     delete c.causal;
     delete c.window;

@@ -186,15 +186,11 @@ function backward(results: Record<string, Tensor>, dOut: Record<string, Tensor>)
   });
 }
 
-async function check<C extends Case>(
+function expectOutputs<C extends Case>(
   spec: OpSpec<C>,
-  c: C,
-  dtype: FloatDType,
-  device: DeviceName,
-  expected: Expected,
-): Promise<void> {
-  const { inputs, dOut, exact, plainError } = expected;
-  const { outputs, gradients } = await runOnDevice(spec, c, dtype, device, inputs, dOut);
+  outputs: Record<string, { values: Values; tensor: Tensor }>,
+  { exact, plainError }: Expected,
+): void {
   expect(Object.keys(outputs).sort()).toEqual(Object.keys(exact.outputs).sort());
   for (const [name, { values, tensor }] of Object.entries(outputs)) {
     const comparison = {
@@ -207,6 +203,37 @@ async function check<C extends Case>(
     if (spec.cases.tolerance !== 'rounded') expectCorrectlyRounded(comparison);
     else expectWithinTolerance({ ...comparison, plainError: plainError.outputs[name], factor: FORWARD_FACTOR });
   }
+}
+
+/** As checkCase, forward only: for kernels that have no backward pass of their own. */
+export async function checkForward<C extends Case>(
+  spec: OpSpec<C>,
+  c: C,
+  dtype: FloatDType,
+  device: DeviceName,
+): Promise<void> {
+  const expected = expectedOf({ ...spec, backward: () => ({}) }, c, dtype);
+  const tensors = mapValues(expected.inputs, ({ shape, values, dtype: own }) =>
+    make(device, own ?? dtype, shape, values),
+  );
+  const results = spec.call(tensors, c);
+  const outputs: Record<string, { values: Values; tensor: Tensor }> = {};
+  for (const [name, tensor] of Object.entries(results))
+    outputs[name] = { values: Float64Array.from(await tensor.data()), tensor };
+  expectOutputs(spec, outputs, expected);
+  for (const each of [tensors, results].flatMap((all) => Object.values(all))) each.dispose();
+}
+
+async function check<C extends Case>(
+  spec: OpSpec<C>,
+  c: C,
+  dtype: FloatDType,
+  device: DeviceName,
+  expected: Expected,
+): Promise<void> {
+  const { inputs, dOut, exact, plainError } = expected;
+  const { outputs, gradients } = await runOnDevice(spec, c, dtype, device, inputs, dOut);
+  expectOutputs(spec, outputs, expected);
   expect(Object.keys(gradients).sort()).toEqual(Object.keys(exact.gradients).sort());
   for (const [name, got] of Object.entries(gradients)) {
     expectWithinTolerance({

@@ -4,11 +4,14 @@
 // Chooses the kernels of flash attention and launches them.
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 
 #include "../failure.cuh"
 #include "../kernels.h"
 #include "../vector.h"
+#include "forward_hopper.h"
 #include "score.h"
 #include "variants.h"
 
@@ -18,9 +21,10 @@ namespace {
 
 constexpr int SEQUENCE_THREADS = 256;
 
-// starts = cu_seqlens [2, batch + 1], or zeros if something is wrong with them. One block.
-__global__ void copy_sequences(const int* cu_seqlens, int batch, longlong2 totals, longlong2 longest, int* starts,
-                               uint32_t* wrong, FailureRecord* failure, uint32_t failure_code) {
+// starts = cu_seqlens [2, batch + 1], or zeros if something is wrong with them; after them, [sections.count + 1], how many tiles the sections before
+// each have, if every (batch entry, head) of a section had as many as the longest. One block.
+__global__ void copy_sequences(const int* cu_seqlens, int batch, int heads, longlong2 totals, longlong2 longest, HopperSections sections,
+                               int* starts, uint32_t* wrong, FailureRecord* failure, uint32_t failure_code) {
   bool found = false;
   for (int side = 0; side < 2; side++) {
     const int* begin = cu_seqlens + side * (batch + 1);
@@ -33,12 +37,45 @@ __global__ void copy_sequences(const int* cu_seqlens, int batch, longlong2 total
   }
   const bool any = __syncthreads_or(found);
   for (int i = threadIdx.x; i < 2 * (batch + 1); i += SEQUENCE_THREADS) starts[i] = any ? 0 : cu_seqlens[i];
+  if (sections.count > 0) {
+    __shared__ int warp_sums[SEQUENCE_THREADS / 32];
+    int* section_starts = starts + 2 * (batch + 1);
+    const int lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32;
+    int before = 0;
+    for (int first = 0; first <= sections.count; first += SEQUENCE_THREADS) {
+      const int section = first + static_cast<int>(threadIdx.x);
+      int own = 0;
+      if (!any && section < sections.count) {
+        const int first_pair = section * sections.pairs;
+        const int pairs = min(sections.pairs, batch * heads - first_pair);
+        int most = 0;
+        for (int b = first_pair / heads; b <= (first_pair + pairs - 1) / heads; b++) most = max(most, cu_seqlens[b + 1] - cu_seqlens[b]);
+        own = (most + sections.tile_queries - 1) / sections.tile_queries * pairs;
+      }
+      int sum = own;  // of the threads so far
+      for (int distance = 1; distance < 32; distance *= 2) {
+        const int left = __shfl_up_sync(0xffffffff, sum, distance);
+        if (lane >= distance) sum += left;
+      }
+      if (lane == 31) warp_sums[warp] = sum;
+      __syncthreads();
+      int all = 0;
+      for (int w = 0; w < SEQUENCE_THREADS / 32; w++) {
+        if (w < warp) sum += warp_sums[w];
+        all += warp_sums[w];
+      }
+      if (section <= sections.count) section_starts[section] = before + sum - own;
+      before += all;
+      __syncthreads();
+    }
+  }
   if (threadIdx.x > 0) return;
   *wrong = any;
   if (any) record_failure(failure, failure_code, 0, 0);
 }
 
-__global__ void clear_if_wrong(const uint32_t* wrong, uint8_t* bytes, int64_t count) {
+__global__ void clear_bytes_if_wrong(const uint32_t* wrong, uint8_t* bytes, int64_t count) {
   if (*wrong == 0) return;
   for (int64_t i = int64_t(blockIdx.x) * SEQUENCE_THREADS + threadIdx.x; i < count; i += int64_t(gridDim.x) * SEQUENCE_THREADS)
     bytes[i] = 0;
@@ -122,32 +159,76 @@ void check(cudaError_t status, Context& context) {
   if (status != cudaSuccess) context.fail(cudaGetErrorString(status));
 }
 
-// Clears `outputs` and reports a failure unless packed sequences lie within the tensors and are no longer than said. Where their cumulative
-// lengths are afterwards, all of them 0 if they were wrong; false without workspace.
-bool check_sequences(const AttentionShape& shape, std::initializer_list<Tensor> outputs, const int*& starts, Context& context) {
-  starts = nullptr;
+// Packed sequences as the kernels read them.
+struct Sequences {
+  const int* starts = nullptr;  // cumulative lengths, all 0 if they were wrong; then what copy_sequences adds. Null if sequences are not packed
+  const uint32_t* wrong = nullptr;
+};
+
+// Reports a failure unless packed sequences lie within the tensors and are no longer than said. False without workspace.
+bool check_sequences(const AttentionShape& shape, const HopperSections& sections, Sequences& sequences, Context& context) {
   if (!shape.cu_seqlens.data) return true;
-  int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1)) * sizeof(int)));
+  int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1) + sections.count + 1) * sizeof(int)));
   uint32_t* wrong = static_cast<uint32_t*>(context.workspace(sizeof(uint32_t)));
   if (!copy || !wrong) return false;
   copy_sequences<<<1, SEQUENCE_THREADS, 0, context.stream()>>>(
-      static_cast<const int*>(shape.cu_seqlens.data), static_cast<int>(shape.batch),
-      make_longlong2(shape.total_queries, shape.total_keys), make_longlong2(shape.queries, shape.keys), copy, wrong,
+      static_cast<const int*>(shape.cu_seqlens.data), static_cast<int>(shape.batch), static_cast<int>(shape.heads),
+      make_longlong2(shape.total_queries, shape.total_keys), make_longlong2(shape.queries, shape.keys), sections, copy, wrong,
       context.failure_record(),
       context.failure_code("expected cumulative lengths that rise from 0 to the total, got others"));
+  sequences = {copy, wrong};
+  return true;
+}
+
+// Clears `outputs` if packed sequences were wrong.
+void clear_if_wrong(const Sequences& sequences, std::initializer_list<Tensor> outputs, Context& context) {
+  if (!sequences.wrong) return;
   for (const Tensor& output : outputs)
     if (output.data)
-      clear_if_wrong<<<context.device().multiprocessors, SEQUENCE_THREADS, 0, context.stream()>>>(
-          wrong, static_cast<uint8_t*>(output.data), output.length * element_bytes(output.dtype));
-  starts = copy;
+      clear_bytes_if_wrong<<<context.device().multiprocessors, SEQUENCE_THREADS, 0, context.stream()>>>(
+          sequences.wrong, static_cast<uint8_t*>(output.data), output.length * element_bytes(output.dtype));
+}
+
+// TERNFLASH_ATTENTION_KERNEL: which kernels attention forward on 16-bit floats may use.
+enum class Kernels { AUTO, PORTABLE, HOPPER };
+
+bool allowed_kernels(Kernels& allowed, Context& context) {
+  static const char* const value = std::getenv("TERNFLASH_ATTENTION_KERNEL");
+  const auto is = [](const char* name) { return std::strcmp(value, name) == 0; };
+  if (!value || is("") || is("auto")) allowed = Kernels::AUTO;
+  else if (is("portable")) allowed = Kernels::PORTABLE;
+  else if (is("hopper")) allowed = Kernels::HOPPER;
+  else {
+    context.fail("expected TERNFLASH_ATTENTION_KERNEL=auto, portable or hopper, got another value");
+    return false;
+  }
   return true;
 }
 
 template <class T>
 void forward(const FlashAttentionParams& p, Context& context) {
-  const int* starts;
-  if (!check_sequences(p.shape, {p.out, p.lse}, starts, context)) return;
-  const auto args = arguments<AttentionArguments>(p.shape, starts, p.q, p.k, p.v, p.out, p.lse);
+  const auto prepared = [&](const int* starts) { return arguments<AttentionArguments>(p.shape, starts, p.q, p.k, p.v, p.out, p.lse); };
+  Sequences sequences;
+  if constexpr (sizeof(T) == 2) {
+    Kernels allowed;
+    if (!allowed_kernels(allowed, context)) return;
+    const auto* hopper = allowed == Kernels::PORTABLE ? nullptr : choose_forward_hopper<T>(prepared(nullptr), context.device(), allowed == Kernels::HOPPER);
+    if (allowed == Kernels::HOPPER && !hopper)
+      return context.fail(
+          "expected attention for which there is a kernel for compute capability 9.0, as TERNFLASH_ATTENTION_KERNEL=hopper demands, got other");
+    if (hopper) {
+      if (!check_sequences(p.shape, hopper_sections(*hopper, prepared(nullptr)), sequences, context)) return;
+      const bool packed = sequences.starts != nullptr;
+      return check(launch_forward_hopper<T>(*hopper, prepared(sequences.starts), packed ? p.shape.total_queries : p.shape.queries,
+                                            packed ? p.shape.total_keys : p.shape.keys,
+                                            packed ? sequences.starts + 2 * (p.shape.batch + 1) : nullptr, sequences.wrong,
+                                            context.device(), context.tickets(), context.stream()),
+                   context);
+    }
+  }
+  if (!check_sequences(p.shape, {}, sequences, context)) return;
+  clear_if_wrong(sequences, {p.out, p.lse}, context);
+  const AttentionArguments args = prepared(sequences.starts);
   if constexpr (sizeof(T) == 2) {
     if (const auto* variant = choose(forward_variants<T>(), args, context.device()))
       return check(launch(*variant, args, args.queries, args.heads, context.stream()), context);
@@ -157,9 +238,10 @@ void forward(const FlashAttentionParams& p, Context& context) {
 
 template <class T>
 void backward(const FlashAttentionBackwardParams& p, Context& context) {
-  const int* starts;
-  if (!check_sequences(p.shape, {p.d_q, p.d_k, p.d_v, p.d_sinks, p.delta}, starts, context)) return;
-  auto args = arguments<AttentionBackwardArguments>(p.shape, starts, p.q, p.k, p.v, p.out, p.lse);
+  Sequences sequences;
+  if (!check_sequences(p.shape, {}, sequences, context)) return;
+  clear_if_wrong(sequences, {p.d_q, p.d_k, p.d_v, p.d_sinks, p.delta}, context);
+  auto args = arguments<AttentionBackwardArguments>(p.shape, sequences.starts, p.q, p.k, p.v, p.out, p.lse);
   const cudaStream_t stream = context.stream();
   args.d_out = p.d_out.data;
   args.delta = static_cast<const float*>(p.delta.data);

@@ -7,7 +7,7 @@ import type { Case } from '../cases.js';
 import { flashAttentionSpec } from '../formulas/flash-attention.js';
 import { flashAttentionVarlenSpec } from '../formulas/flash-attention-varlen.js';
 import { describeBackends } from '../harness.js';
-import { checkCase, prepareCase, runOnDevice } from '../op-tests.js';
+import { checkCase, checkForward, prepareCase, runOnDevice } from '../op-tests.js';
 import type { OpSpec } from '../op-spec.js';
 
 /**
@@ -16,8 +16,10 @@ import type { OpSpec } from '../op-spec.js';
  *   TERNFLASH_RANDOM_CASES=2000        how many are drawn; default 8. scripts/gpu-random.cjs runs many, in parallel
  *   TERNFLASH_RANDOM_SHARD=3/16        of these, every sixteenth from the third on
  *   TERNFLASH_RANDOM_CASE='{"op":…}'   only this one, as a failure names it
+ *   TERNFLASH_ATTENTION_KERNEL=hopper  forward only, those that the kernels for compute capability 9.0 take: on cuda no others may then be used
  */
 const DEFAULT_COUNT = 8;
+const HOPPER = process.env.TERNFLASH_ATTENTION_KERNEL === 'hopper';
 
 function numberOf(name: string, text: string): number {
   const value = Number(text);
@@ -31,7 +33,7 @@ function configurations(): AttentionConfiguration[] {
   const [first, step] = (shard ?? '1/1').split('/').map((text) => numberOf('TERNFLASH_RANDOM_SHARD', text));
   const all = count ? numberOf('TERNFLASH_RANDOM_CASES', count) : DEFAULT_COUNT;
   const drawn: AttentionConfiguration[] = [];
-  for (let number = first; number <= all; number += step) drawn.push(drawAttention(number));
+  for (let number = first; number <= all; number += step) drawn.push(drawAttention(number, HOPPER));
   return drawn;
 }
 
@@ -41,6 +43,7 @@ async function run<C extends Case & { deterministic?: boolean }>(
   { dtype }: AttentionConfiguration,
   device: DeviceName,
 ): Promise<void> {
+  if (HOPPER) return checkForward(spec, c, dtype, device);
   await checkCase(spec, c, dtype, device);
   if (!c.deterministic) return;
   const { inputs, dOut } = prepareCase(spec, c, dtype);

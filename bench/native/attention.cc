@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+//
+// flash_attention for programs other than Node, so that it can be timed in one process with PyTorch
+// (bench/torch_attention.py): a shared library with one C function.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <cstdio>
+
+#include "../../cuda/kernels.h"
+
+namespace {
+
+using namespace ternflash;
+
+class BenchContext final : public cuda::Context {
+ public:
+  BenchContext(cudaStream_t stream, uint8_t* workspace, size_t bytes)
+      : stream_(stream), workspace_(workspace), bytes_(bytes) {
+    int ordinal = 0;
+    cudaGetDevice(&ordinal);
+    const auto attribute = [&](cudaDeviceAttr which) {
+      int value = 0;
+      cudaDeviceGetAttribute(&value, which, ordinal);
+      return value;
+    };
+    device_.ordinal = ordinal;
+    device_.capability =
+        10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+    device_.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+    device_.shared_bytes_per_block = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+    device_.l2_bytes = static_cast<size_t>(attribute(cudaDevAttrL2CacheSize));
+  }
+  const cuda::DeviceProperties& device() const override { return device_; }
+  cudaStream_t stream() const override { return stream_; }
+  // The first 256 bytes are the tickets and the failure record.
+  void* workspace(size_t bytes) override {
+    const size_t begin = used_;
+    used_ = (used_ + bytes + 255) / 256 * 256;
+    if (used_ <= bytes_) return workspace_ + begin;
+    fail("too little workspace");
+    return nullptr;
+  }
+  void upload(void* target, const void* source, size_t bytes) override {
+    cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream_);
+  }
+  void fail(const char* message) override {
+    std::fprintf(stderr, "ternflash: %s\n", message);
+    failed_ = true;
+  }
+  int* tickets() const override { return reinterpret_cast<int*>(workspace_); }
+  cuda::FailureRecord* failure_record() const override {
+    return reinterpret_cast<cuda::FailureRecord*>(workspace_ + 64);
+  }
+  uint32_t failure_code(const char*) override { return 1; }
+  bool failed() const { return failed_; }
+
+ private:
+  cuda::DeviceProperties device_{};
+  cudaStream_t stream_;
+  uint8_t* workspace_;
+  size_t bytes_;
+  size_t used_ = 256;
+  bool failed_ = false;
+};
+
+}  // namespace
+
+extern "C" {
+
+struct TernflashAttention {
+  void* q;  // [batch, queries, heads, head_dim], or [total_queries, heads, head_dim] with cu_seqlens
+  void* k;  // [batch, keys, key_heads, head_dim]
+  void* v;
+  void* out;
+  float* lse;
+  void* sinks;       // [heads] of the dtype of q, or null
+  void* cu_seqlens;  // int32 [2, batch + 1], or null
+  void* workspace;   // of the GPU, zeros before the first call
+  int64_t workspace_bytes;
+  void* stream;
+  int64_t dtype;  // 0: float16, 1: bfloat16
+  int64_t batch;
+  int64_t queries;
+  int64_t keys;
+  int64_t heads;
+  int64_t key_heads;
+  int64_t head_dim;
+  int64_t total_queries;
+  int64_t total_keys;
+  int64_t window_left;  // -1: unlimited
+  int64_t window_right;
+  double scale;
+  double softcap;
+};
+
+// Queues flash_attention; 0, or 1 if it failed.
+__attribute__((visibility("default"))) int ternflash_attention(const TernflashAttention* call) {
+  const DType dtype = call->dtype == 0 ? DType::FLOAT16 : DType::BFLOAT16;
+  const bool packed = call->cu_seqlens != nullptr;
+  const int64_t query_rows = packed ? call->total_queries : call->batch * call->queries;
+  const int64_t key_rows = packed ? call->total_keys : call->batch * call->keys;
+  FlashAttentionParams p{};
+  AttentionShape& shape = p.shape;
+  shape.batch = call->batch;
+  shape.queries = call->queries;
+  shape.keys = shape.key_capacity = call->keys;
+  shape.heads = call->heads;
+  shape.key_heads = call->key_heads;
+  shape.head_dim = call->head_dim;
+  shape.cu_seqlens = {call->cu_seqlens, DType::INT32, 2 * (call->batch + 1)};
+  shape.total_queries = query_rows;
+  shape.total_keys = key_rows;
+  shape.scale = call->scale;
+  shape.softcap = call->softcap;
+  shape.window_left = call->window_left;
+  shape.window_right = call->window_right;
+  shape.sinks = {call->sinks, dtype, call->heads};
+  p.q = {call->q, dtype, query_rows * call->heads * call->head_dim};
+  p.k = {call->k, dtype, key_rows * call->key_heads * call->head_dim};
+  p.v = {call->v, dtype, p.k.length};
+  p.out = {call->out, dtype, p.q.length};
+  p.lse = {call->lse, DType::FLOAT32, query_rows * call->heads};
+  BenchContext context(static_cast<cudaStream_t>(call->stream), static_cast<uint8_t*>(call->workspace),
+                       static_cast<size_t>(call->workspace_bytes));
+  cuda::flash_attention(p, context);
+  return context.failed() ? 1 : 0;
+}
+
+}  // extern "C"
