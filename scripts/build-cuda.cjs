@@ -44,4 +44,19 @@ if (spilling.size > 0 || warnings.length > 0) {
     fs.rmSync(path.join(root, `cuda/build/CMakeFiles/${each}.dir`), { recursive: true, force: true });
   process.exit(1);
 }
+// The order of instructions; 2: there is no tool to look at it with.
+if (fs.existsSync(path.join(root, 'cuda/build/CMakeFiles/kernels_hopper.dir'))) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(__dirname, 'check-sass.cjs')], {
+    encoding: 'utf8',
+  });
+  if (status === 1) {
+    console.error(`${stdout}${stderr}`.trim());
+    process.exit(1);
+  }
+  console.log(
+    status === 0
+      ? `ternflash: machine code: ${stdout.trim().split('\n').at(-1)}`
+      : 'ternflash: machine code not checked: no cuobjdump',
+  );
+}
 console.log('ternflash: addon with CUDA built');

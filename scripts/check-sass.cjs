@@ -18,7 +18,6 @@ const root = path.join(__dirname, '..');
 const OBJECTS = path.join(root, 'cuda/build/CMakeFiles/kernels_hopper.dir');
 /** Of head dim 256, whose operands do not all fit into uniform registers; with none known to be uniform there are about 50. */
 const MOST_MOVES = 24;
-const FEWEST_PRODUCTS = 8;
 
 const places = [process.env.CUDA_PATH, process.env.CUDA_HOME, '/usr/local/cuda', '/opt/cuda'].filter(Boolean);
 const env = { ...process.env, PATH: [process.env.PATH, ...places.map((each) => path.join(each, 'bin'))].join(':') };
@@ -47,19 +46,19 @@ function instructionsOf(text) {
   });
 }
 
-/** Bodies of the innermost loops that issue products. */
-function hotLoops(instructions) {
+/** Bodies of the loops over blocks of keys: those with the products of one step. What writes to global memory is a loop over tiles. */
+function hotLoops(instructions, products) {
   const at = new Map(instructions.map(({ address }, i) => [address, i]));
   const loops = [];
   instructions.forEach(({ name, text, address }, i) => {
     const target = name.startsWith('BRA') && /(0x[0-9a-f]+)\s*$/.exec(text);
-    const begin = target && at.get(Number(target[1]));
-    if (!target || begin === undefined || Number(target[1]) >= address) return;
+    const begin = target ? at.get(Number(target[1])) : undefined;
+    if (begin === undefined || Number(target[1]) >= address) return;
     const body = instructions.slice(begin, i + 1);
-    if (body.filter((each) => each.name.startsWith('HGMMA')).length >= FEWEST_PRODUCTS)
-      loops.push({ begin, end: i, body });
+    const count = (each) => body.filter(({ name: other }) => other.startsWith(each)).length;
+    if (count('HGMMA') === products && count('STG') === 0) loops.push(body);
   });
-  return loops.filter((a) => !loops.some((b) => b !== a && b.begin >= a.begin && b.end <= a.end));
+  return loops;
 }
 
 function check(title, body) {
@@ -103,15 +102,13 @@ for (const object of objects.sort()) {
       (m) => Number(m[1]),
     );
     const title = `${type.slice(type.indexOf('_') + 2)} D${headDim} ${64 * warpgroups}x${keys} stages ${stages}${overlaps ? ' overlapping' : ''}, ${['full', 'causal', 'window'][sides]}${softcap ? ', softcap' : ''}`;
-    const loops = hotLoops(instructionsOf(text)).filter(({ body }) =>
-      body.some((each) => each.name.startsWith('WARPGROUP.DEPBAR')),
-    );
+    const loops = hotLoops(instructionsOf(text), headDim / 16 + keys / 16);
     kernels++;
     if (loops.length === 0) {
       problems++;
       console.log(`${title}: WRONG: no loop with products`);
     }
-    for (const { body } of loops) problems += check(title, body);
+    for (const body of loops) problems += check(title, body);
   }
 }
 console.log(`${kernels} kernels, ${problems} problems`);
