@@ -266,6 +266,13 @@ struct HopperConsumer {
         : "memory");
   }
 
+  // Of a tile's first block.
+  __device__ void first_softmax(float (&s)[KEYS / 2]) {
+    change_scores(s);
+    if (end > whole_end || end - 1 < whole_begin) mask(s, end - 1);
+    softmax<true>(s);
+  }
+
   // The scores of a tile's first block, with no product beside them.
   __device__ void first_scores() {
     float s[KEYS / 2];
@@ -275,9 +282,7 @@ struct HopperConsumer {
     wgmma_pin(s);
     release_keys();
     if (!OVERLAPS_TILES && end - 1 == begin) release_queries();
-    change_scores(s);
-    if (end > whole_end || end - 1 < whole_begin) mask(s, end - 1);
-    softmax<true>(s);
+    first_softmax(s);
     pack_probabilities(s);
   }
 
@@ -479,9 +484,7 @@ struct HopperConsumer {
       wgmma_wait<1>();
       wgmma_pin(s);
       release_keys();
-      change_scores(s);
-      if (end > whole_end || end - 1 < whole_begin) mask(s, end - 1);
-      softmax<true>(s);
+      first_softmax(s);
       const float2 inverse = finish_rows(finished, maximum, sums);
       hold_wait(row_sum[0] + row_sum[1] + (inverse.x + inverse.y));
       wgmma_wait<0>();
