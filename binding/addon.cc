@@ -228,6 +228,20 @@ void synchronize(const Napi::CallbackInfo& info) {
   when_done(info, "synchronize", info[0].As<Napi::Function>(), info.Env().Null(), nullptr);
 }
 
+Napi::Value mark(const Napi::CallbackInfo& info) {
+  expect_no_capture(info);
+  using Held = std::shared_ptr<Moment>;
+  return Napi::External<Held>::New(info.Env(), new Held(device_of(info).device->mark()),
+                                   [](Napi::Env, Held* held) { delete held; });
+}
+
+Napi::Value milliseconds(const Napi::CallbackInfo& info) {
+  const auto moment = [&](size_t i) -> const Moment& {
+    return **info[i].As<Napi::External<std::shared_ptr<Moment>>>().Data();
+  };
+  return Napi::Number::New(info.Env(), device_of(info).device->milliseconds(moment(0), moment(1)));
+}
+
 // A queued copy holds the host block; the device block is reused in the order of the queue.
 Napi::Value offload(const Napi::CallbackInfo& info) {
   expect_no_capture(info);
@@ -440,6 +454,8 @@ Napi::Object backend_of(Napi::Env env, Addon& addon, OpenDevice& open) {
   method("write", write);
   method("read", read_buffer);
   method("synchronize", synchronize);
+  method("mark", mark);
+  method("milliseconds", milliseconds);
   method("offload", offload);
   method("restore", restore);
   method("freeHost", free_host);

@@ -3,6 +3,7 @@
 
 #include "cpu_device.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +16,10 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;
 constexpr size_t LARGE_BYTES = size_t(64) << 20;
+
+struct CpuMoment final : Moment {
+  std::chrono::steady_clock::time_point time;
+};
 
 }  // namespace
 
@@ -95,6 +100,17 @@ void CpuDevice::deliver(const char* op, uint8_t* target, const void* source, siz
 std::string CpuDevice::begin_capture() {
   stream_.begin_capture();
   return "";
+}
+
+std::shared_ptr<Moment> CpuDevice::mark() {
+  const auto moment = std::make_shared<CpuMoment>();
+  stream_.enqueue("mark", [moment](Stream&) { moment->time = std::chrono::steady_clock::now(); });
+  return moment;
+}
+
+double CpuDevice::milliseconds(const Moment& from, const Moment& to) {
+  const auto time = static_cast<const CpuMoment&>(to).time - static_cast<const CpuMoment&>(from).time;
+  return std::chrono::duration<double, std::milli>(time).count();
 }
 
 }  // namespace ternflash

@@ -34,6 +34,8 @@ class CpuDevice final : public Device {
   std::shared_ptr<Graph> end_capture(Failure&) override { return stream_.end_capture(); }
   void replay(const std::shared_ptr<Graph>& graph) override { stream_.replay(graph); }
   void drop(std::shared_ptr<Graph>) override {}  // queued replays hold it
+  std::shared_ptr<Moment> mark() override;
+  double milliseconds(const Moment& from, const Moment& to) override;
   void trim_host() override {}
   void wait() override { stream_.wait(); }
   void shutdown() override { stream_.shutdown(); }

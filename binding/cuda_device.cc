@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "../cuda/guard.h"
 
@@ -27,6 +28,14 @@ class OutsideCapture {
 
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+struct CudaMoment final : Moment {
+  cudaEvent_t event = nullptr;
+  ~CudaMoment() override {
+    const OutsideCapture outside;
+    if (event) cudaEventDestroy(event);
+  }
 };
 
 void replace(std::string& text, const std::string& name, const std::string& by) {
@@ -405,6 +414,26 @@ void CudaDevice::drop(std::shared_ptr<Graph> graph) {
   Task task{};
   task.held = std::move(graph);
   push(std::move(task));
+}
+
+std::shared_ptr<Moment> CudaDevice::mark() {
+  const auto moment = std::make_shared<CudaMoment>();
+  if (ended_) return moment;
+  activate();
+  running_op_ = "mark";
+  const OutsideCapture outside;  // of another device
+  if (check(cudaEventCreate(&moment->event))) check(cudaEventRecord(moment->event, stream_));
+  return moment;
+}
+
+double CudaDevice::milliseconds(const Moment& from, const Moment& to) {
+  activate();
+  float time = 0.0f;
+  const cudaError_t status =
+      cudaEventElapsedTime(&time, static_cast<const CudaMoment&>(from).event, static_cast<const CudaMoment&>(to).event);
+  if (status == cudaSuccess) return time;
+  cudaGetLastError();
+  return std::numeric_limits<double>::quiet_NaN();
 }
 
 void CudaDevice::push(Task task) {

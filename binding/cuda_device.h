@@ -92,6 +92,8 @@ class CudaDevice final : public Device, public cuda::Context {
   std::shared_ptr<Graph> end_capture(Failure& failure) override;
   void replay(const std::shared_ptr<Graph>& graph) override;
   void drop(std::shared_ptr<Graph> graph) override;
+  std::shared_ptr<Moment> mark() override;
+  double milliseconds(const Moment& from, const Moment& to) override;
   void trim_host() override { pinned_->trim(); }
   void wait() override;
   void shutdown() override;

@@ -29,6 +29,12 @@ class Graph {
   virtual ~Graph() = default;
 };
 
+// A moment in the order of the queue.
+class Moment {
+ public:
+  virtual ~Moment() = default;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -79,6 +85,11 @@ class Device {
   virtual void replay(const std::shared_ptr<Graph>& graph) = 0;
   // Lets go of it after everything queued so far.
   virtual void drop(std::shared_ptr<Graph> graph) = 0;
+
+  // When everything queued so far has run. Nobody calls it in a capture.
+  virtual std::shared_ptr<Moment> mark() = 0;
+  // The device's time from one moment to another, both of which have come, in milliseconds; NaN if the device failed.
+  virtual double milliseconds(const Moment& from, const Moment& to) = 0;
 
   // Gives host memory that is kept for reuse back to the system.
   virtual void trim_host() = 0;

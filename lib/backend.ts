@@ -21,6 +21,9 @@ export type HostHandle = unknown;
 /** A backend's own name for ops that were captured. */
 export type GraphHandle = unknown;
 
+/** A backend's own name for a moment in the order of its stream. */
+export type MomentHandle = unknown;
+
 /** A block on its way to another thread, in a form that `postMessage` takes. An ArrayBuffer has to be in the transfer list. */
 export type Parcel = string | ArrayBuffer;
 
@@ -740,6 +743,10 @@ export interface Backend extends BackendOps {
   read(buffer: BufferHandle, destination: Uint8Array, done: (failure: KernelFailure | null) => void): void;
   /** Calls `done` once the ops queued so far are done. */
   synchronize(done: (failure: KernelFailure | null) => void): void;
+  /** The moment when the ops queued so far are done. Not called in a capture. */
+  mark(): MomentHandle;
+  /** The device's time from one moment to another, both of which have come. */
+  milliseconds(from: MomentHandle, to: MomentHandle): number;
   /**
    * Copies the first `bytes` bytes of the buffer into new host memory, after the ops already queued. Waits for nothing; the buffer may be
    * freed as soon as the call returns. Returns null, and does nothing, if the host has too little memory.

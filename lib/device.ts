@@ -151,6 +151,33 @@ export class Device {
     return this.settle((done) => this.backend.synchronize(done));
   }
 
+  /**
+   * What the device takes for the ops that `run` calls, in milliseconds: by events of the GPU on `cuda`, on the thread that computes on `cpu`. Ops queued
+   * before do not count; where the device waits for JavaScript to queue the next op, the wait does. The tensors that `run` makes are its own to
+   * dispose.
+   *
+   * ```
+   * const ms = await device('cuda').time(() => {
+   *   for (let i = 0; i < 100; i++) tidy(() => void matmul(a, b));
+   * });
+   * ```
+   *
+   * @param run called once, before this returns; returns without a promise.
+   * @throws OptionError if `run` is no function, or async; CaptureError inside {@link capture}; what `run` throws. Rejects with KernelError if an op failed.
+   */
+  time(run: () => void): Promise<number> {
+    refuseInCapture('time', 'read', this);
+    if (typeof run !== 'function') throw new OptionError(`time: expected a function for run, got ${typeof run}`);
+    const from = this.backend.mark();
+    const result: unknown = run();
+    if (result instanceof Promise) {
+      result.catch(() => undefined);
+      throw new OptionError('time: expected a function that returns without a promise, got an async function');
+    }
+    const to = this.backend.mark();
+    return this.synchronize().then(() => this.backend.milliseconds(from, to));
+  }
+
   /** @internal Fills `destination` from the start of `buffer`, after the ops queued so far. The caller has looked for a capture. */
   read(buffer: BufferHandle, destination: Uint8Array): Promise<void> {
     return this.settle((done) => this.backend.read(buffer, destination, done));

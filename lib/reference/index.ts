@@ -84,6 +84,8 @@ export function createReferenceBackend(): Backend {
       deliver(done);
     },
     synchronize: deliver,
+    mark: () => performance.now(),
+    milliseconds: (from, to) => (to as number) - (from as number),
 
     offload(buffer: BufferHandle, bytes: number): HostHandle | null {
       try {

@@ -107,6 +107,42 @@ describe('errors that a kernel finds', () => {
   });
 });
 
+describe('time()', () => {
+  describeBackends((device) => {
+    test('is that of its ops, without what was queued before', async () => {
+      const place = deviceNamed(device);
+      const start = performance.now();
+      const ops = await place.time(() => chain(8, { n: 128, device }).dispose());
+      expect(ops).toBeGreaterThan(0);
+      expect(ops).toBeLessThanOrEqual(performance.now() - start);
+      chain(8, { n: 128, device }).dispose();
+      const nothing = await place.time(() => undefined);
+      expect(nothing).toBeGreaterThanOrEqual(0);
+      expect(nothing).toBeLessThan(ops);
+    });
+
+    test('refuses what it cannot time, and tells what failed', async () => {
+      const place = deviceNamed(device);
+      const asynchronous = (async () => Promise.reject(new Error('unheard'))) as () => void;
+      expect(() => place.time(asynchronous)).toThrow(
+        new OptionError('time: expected a function that returns without a promise, got an async function'),
+      );
+      expect(() => place.time(3 as never)).toThrow(new OptionError('time: expected a function for run, got number'));
+      expect(() =>
+        place.time(() => {
+          throw new RangeError('its own');
+        }),
+      ).toThrow(new RangeError('its own'));
+      await expect(
+        place.time(() => {
+          const ids = tensor([9], { dtype: 'int32', device });
+          tidy(() => void embedding(ones([3, 2], { device }), ids).shape);
+        }),
+      ).rejects.toMatchObject({ op: 'embedding', code: 'ERR_KERNEL' });
+    });
+  });
+});
+
 describe('too little memory', () => {
   describeBackends((device) => {
     test('is an error that leaves everything as it was', async () => {
