@@ -6,11 +6,10 @@ import { empty } from '../lib/tensor.js';
 import { DEVICE, SMALL } from './options.js';
 
 /**
- * Times what the device does, with the clock of the host.
+ * Times what the device does, by its own events.
  *
- * Runs are queued for at least MIN_MILLISECONDS and waited for together, so that the wait is a thousandth of what is timed. Where JavaScript
- * takes longer to queue a run than the device to do it, the device would be waiting in between; then it is given a head start: other work is
- * queued first, long enough for all runs to be queued behind it, and its own time, measured in turns, is taken off.
+ * Runs are queued for at least MIN_MILLISECONDS and timed together. Where JavaScript takes longer to queue a run than the device to do it, the device
+ * would be waiting in between; then it is given a head start: other work is queued first, long enough for all runs to be queued behind it.
  */
 const MIN_MILLISECONDS = 20;
 const MAX_RUNS = 1000;
@@ -34,16 +33,21 @@ const quantile = (sorted: readonly number[], q: number): number => sorted[Math.r
 
 export async function timeOnDevice(run: () => void): Promise<Timing> {
   const place = device(DEVICE);
+  using filler = empty('bench', [FILLER_BYTES], 'uint8', place);
+  const fill = (count: number): void => {
+    for (let i = 0; i < count; i++) place.backend.fill({ out: filler.arg, value: 0 });
+  };
+  /** Milliseconds of all runs on the device, and what queueing them took. */
   const measure = async (runs: number, fillers = 0): Promise<{ total: number; calls: number }> => {
-    using filler = empty('bench', [FILLER_BYTES], 'uint8', place);
     await place.synchronize();
-    const start = performance.now();
-    for (let i = 0; i < fillers; i++) place.backend.fill({ out: filler.arg, value: 0 });
-    const queued = performance.now();
-    for (let i = 0; i < runs; i++) run();
-    const calls = performance.now() - queued;
-    await place.synchronize();
-    return { total: performance.now() - start, calls };
+    fill(fillers);
+    let calls = 0;
+    const total = await place.time(() => {
+      const start = performance.now();
+      for (let i = 0; i < runs; i++) run();
+      calls = performance.now() - start;
+    });
+    return { total, calls };
   };
   await measure(2);
   let runs = 1;
@@ -54,23 +58,14 @@ export async function timeOnDevice(run: () => void): Promise<Timing> {
   }
   const perRun = first.total / runs;
   const callMs = first.calls / runs;
+  const headStart = callMs > perRun / 3;
+  const count = Math.min(headStart ? MAX_QUEUED_RUNS : MAX_RUNS, Math.ceil(MIN_MILLISECONDS / perRun));
+  const fillMs = (await place.time(() => fill(20))) / 20;
+  const fillers = headStart ? Math.max(2, Math.ceil((1.5 * count * callMs) / fillMs)) : 0;
   const samples: number[] = [];
   const begin = performance.now();
-  const goOn = (): boolean => samples.length < MIN_SAMPLES || performance.now() - begin < BUDGET_MILLISECONDS;
-  const headStart = callMs > perRun / 3;
-  if (!headStart) {
-    const count = Math.min(MAX_RUNS, Math.ceil(MIN_MILLISECONDS / perRun));
-    while (goOn()) samples.push((await measure(count)).total / count);
-  } else {
-    const count = Math.min(MAX_QUEUED_RUNS, Math.ceil(MIN_MILLISECONDS / perRun));
-    const filler = (await measure(0, 20)).total / 20;
-    const fillers = Math.max(2, Math.ceil((1.5 * count * callMs) / filler));
-    while (goOn()) {
-      const without = await measure(0, fillers);
-      const both = await measure(count, fillers);
-      samples.push(Math.max(0, both.total - without.total) / count);
-    }
-  }
+  while (samples.length < MIN_SAMPLES || performance.now() - begin < BUDGET_MILLISECONDS)
+    samples.push((await measure(count, fillers)).total / count);
   samples.sort((a, b) => a - b);
   return { ms: quantile(samples, 0.5), low: quantile(samples, 0.25), high: quantile(samples, 0.75), callMs, headStart };
 }

@@ -8,7 +8,7 @@
 #   sh scripts/profile-gpu.sh name [arguments of ncu]      a name picks the cases that contain it
 #
 # Writes gpu-profile.ncu-rep and, as text, gpu-profile.txt into $OUT, or here. Where ncu is missing or may not read the counters, the bench
-# times the case, with the clock of the host around many runs; then it exits as the bench does.
+# times the cases by events of the GPU; then it exits as the bench does.
 set -eu
 
 name=${1:?profile-gpu.sh: expected flash-attention, ternary, memory, all or the name of a bench case}
@@ -22,7 +22,7 @@ export TERNFLASH_CUDA=1
 report=$out/gpu-profile
 rm -f "$report.ncu-rep" "$report.txt"
 if ! command -v ncu >/dev/null; then
-  echo 'profile-gpu.sh: no ncu; timed by the host' >&2
+  echo 'profile-gpu.sh: no ncu; timed by events' >&2
 elif ncu --set full --force-overwrite --export "$report" "$@" "$node" "$root/.out/bench/run.js" "$name" --device cuda --once &&
   [ -f "$report.ncu-rep" ]; then
   ncu --import "$report.ncu-rep" --page details >"$report.txt"
@@ -31,6 +31,6 @@ elif ncu --set full --force-overwrite --export "$report" "$@" "$node" "$root/.ou
   echo "written: $report.ncu-rep, $report.txt"
   exit 0
 else
-  echo 'profile-gpu.sh: ncu gave no profile; timed by the host' >&2
+  echo 'profile-gpu.sh: ncu gave no profile; timed by events' >&2
 fi
 exec "$node" "$root/.out/bench/run.js" "$name" --device cuda
