@@ -5,9 +5,9 @@
  * Calls every op on small tensors, forward and backward, in every float dtype, and compares nothing: for a tool that looks on, such as
  * compute-sanitizer (scripts/gpu-sanitize.sh).
  *
- *   node .out/bench/smoke.js [--device cuda] [--seconds N] [name …]     a name picks the ops that contain it
+ *   node .out/bench/smoke.js [--device cuda] [--part 1/4] [--seconds N] [name …]     a name picks the ops that contain it
  *
- * After N seconds no op is begun any more; the last line says how many were left out.
+ * A part is every so-many-th call, so that several processes share the work. After N seconds no op is begun any more; the last line says how many were left out.
  */
 import { parseArgs } from 'node:util';
 import { device, type DeviceName } from '../lib/device.js';
@@ -29,10 +29,17 @@ import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
 
 const { values, positionals: filters } = parseArgs({
-  options: { device: { type: 'string', default: 'cpu' }, seconds: { type: 'string', default: 'Infinity' } },
+  options: {
+    device: { type: 'string', default: 'cpu' },
+    part: { type: 'string', default: '1/1' },
+    seconds: { type: 'string', default: 'Infinity' },
+  },
   allowPositionals: true,
 });
 const DEVICE = values.device as DeviceName;
+const [PART, PARTS] = values.part.split('/').map(Number);
+if (!(Number.isInteger(PART) && Number.isInteger(PARTS) && PART >= 1 && PART <= PARTS))
+  throw new Error(`smoke: expected --part 1/4 or the like, got ${values.part}`);
 const MOST_CASES = 8;
 /** Of all inputs of a case: what makes a kernel run all its paths, and is bearable under a tool that slows it down a hundred times. */
 const MOST_ELEMENTS = 100_000;
@@ -139,7 +146,9 @@ async function main(): Promise<void> {
   const seconds = Number(values.seconds);
   const begin = performance.now();
   const smokes = [...mapSpecs(specSmokes).flat(), ...FLOAT_DTYPES.flatMap(otherSmokes)];
-  const wanted = smokes.filter(({ name }) => filters.length === 0 || filters.some((filter) => name.includes(filter)));
+  const wanted = smokes
+    .filter(({ name }) => filters.length === 0 || filters.some((filter) => name.includes(filter)))
+    .filter((_, i) => i % PARTS === PART - 1);
   // In turns over the ops, so that every op was there if time runs out.
   const byOp = new Map<string, Smoke[]>();
   for (const each of wanted) {

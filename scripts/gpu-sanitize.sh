@@ -7,7 +7,8 @@
 #
 #   sh scripts/gpu-sanitize.sh [--seconds N] [--tools 'memcheck initcheck synccheck racecheck'] [name ...]     a name picks ops
 #
-# After N seconds (default 90) a tool begins no more calls. Prints a line a tool; whole logs are gpu-sanitize-<tool>.log in $OUT, or here.
+# After N seconds (default 90) a tool begins no more calls. Prints a line a process (racecheck is shared by four); whole logs are
+# gpu-sanitize-<tool>-<part>.log in $OUT, or here.
 # Exits with 1 if a tool found something or did not end, with 2 if there is no compute-sanitizer.
 set -eu
 
@@ -35,43 +36,54 @@ if [ -z "$sanitizer" ]; then
 fi
 [ "$device" = cpu ] || export TERNFLASH_CUDA=1
 
-check() { # tool, names: leaves its exit status in a file
+check() { # tool, part, names: leaves its exit status in a file
   tool=$1
-  shift
+  part=$2
+  file=$out/gpu-sanitize-$tool-${part%/*}
+  shift 2
   # With guard bands memcheck also sees what lies beyond a tensor inside a larger block; without them initcheck sees what nobody wrote.
   poison=1
   [ "$tool" != initcheck ] || poison=0
   status=0
   TERNFLASH_POISON=$poison timeout $((seconds + 120)) "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 77 \
-    --print-limit 20 --log-file "$out/gpu-sanitize-$tool.log" \
-    "$node" "$root/.out/bench/smoke.js" --device "$device" --seconds "$seconds" "$@" >"$out/gpu-sanitize-$tool.out" 2>&1 || status=$?
-  echo $status >"$out/gpu-sanitize-$tool.status"
+    --print-limit 20 --log-file "$file.log" \
+    "$node" "$root/.out/bench/smoke.js" --device "$device" --part "$part" --seconds "$seconds" "$@" >"$file.out" 2>&1 || status=$?
+  echo $status >"$file.status"
+}
+
+parts() { # of a tool: racecheck is much slower than the others
+  if [ "$1" = racecheck ]; then echo '1/4 2/4 3/4 4/4'; else echo 1/1; fi
 }
 
 for tool in $tools; do
-  rm -f "$out/gpu-sanitize-$tool.log" "$out/gpu-sanitize-$tool.status"
-  check "$tool" "$@" &
+  rm -f "$out/gpu-sanitize-$tool"-*
+  for part in $(parts "$tool"); do
+    check "$tool" "$part" "$@" &
+  done
 done
 wait
 
 failed=0
 for tool in $tools; do
-  status=$(cat "$out/gpu-sanitize-$tool.status")
-  # The summary of the process that computed: the last one, if several wrote theirs.
-  summary=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/gpu-sanitize-$tool.log" 2>/dev/null | tail -n 1 | sed 's/^=* *//')
-  calls=$(tail -n 1 "$out/gpu-sanitize-$tool.out")
-  case $status in
-    0) verdict=clean ;;
-    77) verdict='FOUND SOMETHING' ;;
-    124) verdict='NOT ENDED IN TIME' ;;
-    *) verdict="FAILED ($status)" ;;
-  esac
-  [ "$status" = 0 ] || failed=1
-  echo "$tool: $verdict; ${summary:-no summary}; $calls"
-  if [ "$status" != 0 ]; then
-    grep -vE '^=+ *$' "$out/gpu-sanitize-$tool.log" 2>/dev/null | head -n 12 | sed 's/^/    /' || true
-    head -n 3 "$out/gpu-sanitize-$tool.out" | sed 's/^/    /'
-  fi
-  rm -f "$out/gpu-sanitize-$tool.status" "$out/gpu-sanitize-$tool.out"
+  for part in $(parts "$tool"); do
+    file=$out/gpu-sanitize-$tool-${part%/*}
+    status=$(cat "$file.status")
+    # The summary of the process that computed: the last one, if several wrote theirs.
+    summary=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$file.log" 2>/dev/null | tail -n 1 | sed 's/^=* *//')
+    calls=$(tail -n 1 "$file.out")
+    case $status in
+      0) verdict=clean ;;
+      77) verdict='FOUND SOMETHING' ;;
+      124) verdict='NOT ENDED IN TIME' ;;
+      *) verdict="FAILED ($status)" ;;
+    esac
+    [ "$status" = 0 ] || failed=1
+    echo "$tool $part: $verdict; ${summary:-no summary}; $calls"
+    if [ "$status" != 0 ]; then
+      grep -vE '^=+ *$' "$file.log" 2>/dev/null | head -n 12 | sed 's/^/    /' || true
+      head -n 3 "$file.out" | sed 's/^/    /'
+    fi
+    rm -f "$file.status" "$file.out"
+  done
 done
 exit $failed
