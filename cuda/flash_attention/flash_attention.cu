@@ -212,7 +212,7 @@ void forward(const FlashAttentionParams& p, Context& context) {
   if constexpr (sizeof(T) == 2) {
     Kernels allowed;
     if (!allowed_kernels(allowed, context)) return;
-    const auto* hopper = allowed == Kernels::PORTABLE ? nullptr : choose_forward_hopper<T>(prepared(nullptr), context.device(), allowed == Kernels::HOPPER);
+    const auto* hopper = allowed == Kernels::PORTABLE ? nullptr : choose_forward_hopper<T>(prepared(nullptr), context.device());
     if (allowed == Kernels::HOPPER && !hopper)
       return context.fail(
           "expected attention for which there is a kernel for compute capability 9.0, as TERNFLASH_ATTENTION_KERNEL=hopper demands, got other");

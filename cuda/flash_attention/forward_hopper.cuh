@@ -35,6 +35,9 @@ namespace ternflash::cuda {
 template <class T, class Tiling, int D, int WARPGROUPS, int KEYS, int STAGES, bool OVERLAPS_TILES, int SIDES,
           bool SOFTCAP>
 struct HopperConsumer {
+  // With a diagonal a warpgroup sees half of its last block every other time, and of the first half all else.
+  static constexpr bool HALVES = SIDES == 1 && KEYS == 128;
+
   const HopperForwardArguments& args;
   const uint32_t smem;
   uint8_t* const shared;
@@ -59,7 +62,8 @@ struct HopperConsumer {
   int end;        // of what this warpgroup sees
   int whole_end;  // blocks whole_begin .. whole_end - 1 need no mask
   int whole_begin;
-  int skip;  // blocks at the tile's end that this warpgroup does not see
+  int skip;        // blocks at the tile's end that this warpgroup does not see
+  int last_block;  // a LAST_BLOCK_...
 
   float out[D / 2];
   float row_max[2];  // of the scores, at most 2^8 less than the true one in the exponent
@@ -98,6 +102,7 @@ struct HopperConsumer {
     whole_end = uniform(t.whole_end[w]);
     whole_begin = SIDES > 1 ? uniform(t.whole_begin[w]) : begin;
     skip = uniform(t.end) - end;
+    if (HALVES) last_block = uniform(t.last_block[w]);
     return true;
   }
 
@@ -114,15 +119,17 @@ struct HopperConsumer {
     if (tid == 0) mbarrier_arrive(smem + Tiling::VALUE_EMPTY + 8 * value_ring.slot);
     value_ring.advance();
   }
-  // Passes over blocks that it does not see; as many turns as the others take.
+  // Passes over blocks that it does not see; as many turns as the others take. The barriers keep the first warp from
+  // releasing what another still waits for: released and filled again, its barrier would be a phase further.
   __device__ void skip_keys() {
     wait_keys();
-    release_keys();
     take_turn();
+    release_keys();
     pass_turn();
   }
   __device__ void skip_values() {
     wait_values();
+    bar_sync(BAR_OWN + w, 128);
     release_values();
   }
   __device__ void skip_blocks() {
@@ -155,36 +162,42 @@ struct HopperConsumer {
     bar_sync(BAR_OWN + w, 128);
   }
 
-  __device__ void issue_scores(float (&s)[KEYS / 2]) {
+  template <int COUNT>
+  __device__ void issue_scores(float (&s)[COUNT]) {
     const uint64_t q = wgmma_advance(q_operand, slot.slot * Tiling::QUERY_BYTES);
     const uint64_t k = wgmma_advance(k_operand, key_ring.slot * Tiling::BLOCK_BYTES);
     wgmma_pin(s);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < D / 16; step++)
-      Wgmma<T, KEYS>::shared_shared(s, wgmma_advance(q, step / 4 * Tiling::QUERIES * 128 + step % 4 * 32),
-                                    wgmma_advance(k, step / 4 * KEYS * 128 + step % 4 * 32), step > 0);
+      Wgmma<T, 2 * COUNT>::shared_shared(s, wgmma_advance(q, step / 4 * Tiling::QUERIES * 128 + step % 4 * 32),
+                                         wgmma_advance(k, step / 4 * KEYS * 128 + step % 4 * 32), step > 0);
     wgmma_commit();
   }
 
+  // The product of the probabilities of the first COLUMNS keys of a block with their values.
+  template <int COLUMNS>
   __device__ void issue_output() {
     const uint64_t v = wgmma_advance(v_operand, value_ring.slot * Tiling::BLOCK_BYTES);
     wgmma_pin(out);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < KEYS / 16; step++)
+    for (int step = 0; step < COLUMNS / 16; step++)
       Wgmma<T, D>::registers_shared(out, p + 4 * step, wgmma_advance(v, step * 2048));
     wgmma_commit();
   }
 
-  __device__ void change_scores(float (&s)[KEYS / 2]) {
+  template <int COUNT>
+  __device__ void change_scores(float (&s)[COUNT]) {
     if constexpr (SOFTCAP) {
 #pragma unroll
-      for (int i = 0; i < KEYS / 2; i++) s[i] = args.softcap * LOG2_E * tanhf(s[i] * args.to_softcap);
+      for (int i = 0; i < COUNT; i++) s[i] = args.softcap * LOG2_E * tanhf(s[i] * args.to_softcap);
     }
   }
 
-  __device__ void mask(float (&s)[KEYS / 2], int block) {
+  // Of groups FROM .. TO - 1 of 8 columns.
+  template <int FROM, int TO, int COUNT>
+  __device__ void mask(float (&s)[COUNT], int block) {
     const int column = block * KEYS + 2 * (lane % 4);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -194,7 +207,7 @@ struct HopperConsumer {
       if (SIDES > 0 && args.window_right >= 0) high = min(high, center + args.window_right + 1);
       if (SIDES > 1 && args.window_left >= 0) low = center - args.window_left;
 #pragma unroll
-      for (int n = 0; n < KEYS / 8; n++)
+      for (int n = FROM; n < TO; n++)
 #pragma unroll
         for (int e = 0; e < 2; e++)
           if (8 * n + e >= high || (SIDES > 1 && 8 * n + e < low)) s[4 * n + 2 * half + e] = -INFINITY;
@@ -203,14 +216,14 @@ struct HopperConsumer {
 
   // Online softmax. The maximum that is kept rises only when it would by more than 2^8 in the exponent: then the output
   // has to be rescaled, else probabilities are up to 2^8, which their sums bear.
-  template <bool FIRST>
-  __device__ void softmax(float (&s)[KEYS / 2]) {
+  template <bool FIRST, int COUNT>
+  __device__ void softmax(float (&s)[COUNT]) {
     constexpr float SLACK = 8.0f;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float largest = FIRST ? s[2 * half] : row_max[half];
 #pragma unroll
-      for (int i = 0; i < KEYS / 8; i++) largest = fmaxf(fmaxf(largest, s[4 * i + 2 * half]), s[4 * i + 2 * half + 1]);
+      for (int i = 0; i < COUNT / 4; i++) largest = fmaxf(fmaxf(largest, s[4 * i + 2 * half]), s[4 * i + 2 * half + 1]);
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
       if (FIRST) {
@@ -229,7 +242,7 @@ struct HopperConsumer {
       const float base = row_max[half] == -INFINITY ? 0.0f : row_max[half] * to_log2;
       float sum = FIRST ? 0.0f : row_sum[half];
 #pragma unroll
-      for (int i = 0; i < KEYS / 8; i++)
+      for (int i = 0; i < COUNT / 4; i++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
           float& each = s[4 * i + 2 * half + e];
@@ -246,9 +259,11 @@ struct HopperConsumer {
     for (int i = 0; i < D / 2; i++) out[i] *= rescale[i / 2 % 2];
   }
 
-  __device__ void pack_probabilities(const float (&s)[KEYS / 2]) {
+  // Of the keys beyond the scores they are zero.
+  template <int COUNT>
+  __device__ void pack_probabilities(const float (&s)[COUNT]) {
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; i++) p[i] = pack<T>(s[2 * i], s[2 * i + 1]);
+    for (int i = 0; i < KEYS / 4; i++) p[i] = i < COUNT / 2 ? pack<T>(s[2 * i], s[2 * i + 1]) : 0;
   }
 
   // The compiler (CUDA 13.0) moves a wait for products before arithmetic that does not need them, which here would make
@@ -267,15 +282,23 @@ struct HopperConsumer {
   }
 
   // Of a tile's first block.
-  __device__ void first_softmax(float (&s)[KEYS / 2]) {
+  template <int COUNT>
+  __device__ void first_softmax(float (&s)[COUNT]) {
     change_scores(s);
-    if (end > whole_end || end - 1 < whole_begin) mask(s, end - 1);
+    if (HALVES) {
+      constexpr int GROUPS = COUNT / 4;
+      if (COUNT < KEYS / 2 || last_block == LAST_BLOCK_MASKED) mask<0, GROUPS / 2>(s, end - 1);
+      if (COUNT < KEYS / 2 || last_block != LAST_BLOCK_WHOLE) mask<GROUPS / 2, GROUPS>(s, end - 1);
+    } else if (end > whole_end || end - 1 < whole_begin) {
+      mask<0, COUNT / 4>(s, end - 1);
+    }
     softmax<true>(s);
   }
 
   // The scores of a tile's first block, with no product beside them.
+  template <int COLUMNS>
   __device__ void first_scores() {
-    float s[KEYS / 2];
+    float s[COLUMNS / 2];
     wait_keys();
     issue_scores(s);
     wgmma_wait<0>();
@@ -286,8 +309,9 @@ struct HopperConsumer {
     pack_probabilities(s);
   }
 
-  // Scores of block j, and the product of the probabilities of the one before with its values.
-  template <bool MASKED>
+  // Scores of block j, and the product of the probabilities of the one before, in which there are COLUMNS, with its
+  // values.
+  template <bool MASKED, int COLUMNS = KEYS>
   __device__ void step(int j) {
     float s[KEYS / 2];
     wait_keys();
@@ -295,14 +319,14 @@ struct HopperConsumer {
     issue_scores(s);
     if (D > 128) rescale_output();  // of the step before, while the scores are computed
     wait_values();
-    issue_output();
+    issue_output<COLUMNS>();
     pass_turn();
     wgmma_wait<1>();
     wgmma_pin(s);
     release_keys();
     if (!OVERLAPS_TILES && j == begin) release_queries();
     change_scores(s);
-    if (MASKED) mask(s, j);
+    if (MASKED) mask<0, KEYS / 8>(s, j);
     softmax<false>(s);
     hold_wait(row_sum[0] + row_sum[1]);
     wgmma_wait<0>();
@@ -314,6 +338,7 @@ struct HopperConsumer {
 
   __device__ void other_blocks() {
     int j = end - 2;
+    if (HALVES && last_block == LAST_BLOCK_HALF && j >= begin) step<false, HALVES ? KEYS / 2 : KEYS>(j--);
     if constexpr (SIDES > 0) {
 #pragma unroll 1
       for (; j >= max(whole_end, begin); j--) step<true>(j);
@@ -331,7 +356,7 @@ struct HopperConsumer {
   __device__ float2 last_output(const HopperTile& t, float2 maximum, float2 sums) {
     if (D > 128) rescale_output();
     wait_values();
-    issue_output();
+    issue_output<KEYS>();
     const float2 inverse = finish_rows(t, maximum, sums);
     hold_wait(inverse.x + inverse.y);
     wgmma_wait<0>();
@@ -433,7 +458,10 @@ struct HopperConsumer {
     clear_output();
     skip_blocks();
     clear_tail(0);
-    first_scores();
+    if (HALVES && last_block >= LAST_BLOCK_HALF)
+      first_scores<HALVES ? KEYS / 2 : KEYS>();
+    else
+      first_scores<KEYS>();
   }
 
   // Tile after tile, each ended before the next.
@@ -449,8 +477,34 @@ struct HopperConsumer {
     }
   }
 
-  // The last values of a tile with the first keys of the next.
+  // The last values of a tile with the first COLUMNS keys of the next.
+  template <int COLUMNS>
+  __device__ void cross(const HopperTile& finished, int finished_slot, float2 maximum, float2 sums) {
+    float s[COLUMNS / 2];
+    wait_keys();
+    take_turn();
+    issue_scores(s);
+    wait_values();
+    issue_output<KEYS>();
+    pass_turn();
+    wgmma_wait<1>();
+    wgmma_pin(s);
+    release_keys();
+    first_softmax(s);
+    const float2 inverse = finish_rows(finished, maximum, sums);
+    hold_wait(row_sum[0] + row_sum[1] + (inverse.x + inverse.y));
+    wgmma_wait<0>();
+    wgmma_pin(out);
+    release_values();
+    if (skip > 0) skip_values();
+    pack_probabilities(s);
+    stage_output(finished_slot, inverse);
+    clear_output();
+  }
+
+  // Tile after tile, each together with the next.
   __device__ void run_overlapped() {
+    static_assert(D <= 128, "cross() rescales no output");
     wait_queries();
     if (!next_tile()) return;
     begin_tile();
@@ -474,26 +528,10 @@ struct HopperConsumer {
       }
       if (skip > 0) skip_keys();
       clear_tail(1 + skip);
-      float s[KEYS / 2];
-      wait_keys();
-      take_turn();
-      issue_scores(s);
-      wait_values();
-      issue_output();
-      pass_turn();
-      wgmma_wait<1>();
-      wgmma_pin(s);
-      release_keys();
-      first_softmax(s);
-      const float2 inverse = finish_rows(finished, maximum, sums);
-      hold_wait(row_sum[0] + row_sum[1] + (inverse.x + inverse.y));
-      wgmma_wait<0>();
-      wgmma_pin(out);
-      release_values();
-      if (skip > 0) skip_values();
-      pack_probabilities(s);
-      stage_output(finished_slot, inverse);
-      clear_output();
+      if (HALVES && last_block >= LAST_BLOCK_HALF)
+        cross<HALVES ? KEYS / 2 : KEYS>(finished, finished_slot, maximum, sums);
+      else
+        cross<KEYS>(finished, finished_slot, maximum, sums);
     }
   }
 };

@@ -38,10 +38,9 @@ template <class T, int D>
 HopperForwardTable hopper_forward_variants();
 
 // The kernel for a call, or null if none takes it: another GPU or driver, another head dim, ALiBi, dropout, no keys,
-// tensors that are not 16-byte aligned. `demanded`: by TERNFLASH_ATTENTION_KERNEL=hopper.
+// tensors that are not 16-byte aligned.
 template <class T>
-const HopperForwardVariant* choose_forward_hopper(const AttentionArguments& args, const DeviceProperties& device,
-                                                  bool demanded);
+const HopperForwardVariant* choose_forward_hopper(const AttentionArguments& args, const DeviceProperties& device);
 
 // How tiles of packed sequences are put in order: sections of (batch entry, head) pairs.
 struct HopperSections {

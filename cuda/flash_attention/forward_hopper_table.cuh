@@ -31,10 +31,10 @@ HopperForwardTable hopper_forward_table() {
     return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
   } else if constexpr (D == 128) {
     static constexpr HopperForwardVariant ROWS[] = {
-        hopper_variant<T, D, 2, 128, 3, false, 0>(6144),    //
-        hopper_variant<T, D, 2, 176, 2, false, 0>(),        //
-        hopper_variant<T, D, 2, 128, 3, false, 1>(6144),    //
-        hopper_variant<T, D, 2, 176, 2, false, 1>(),        //
+        hopper_variant<T, D, 2, 128, 2, true, 0>(3072),     //
+        hopper_variant<T, D, 2, 160, 2, true, 0>(),         //
+        hopper_variant<T, D, 2, 128, 3, false, 1>(768),     //
+        hopper_variant<T, D, 2, 128, 2, true, 1>(),         //
         hopper_variant<T, D, 2, 128, 3, false, 2>(),        //
         hopper_variant<T, D, 2, 128, 3, false, 2, true>(),  //
     };
@@ -48,14 +48,20 @@ HopperForwardTable hopper_forward_table() {
         hopper_variant<T, D, 2, 64, 2, false, 2, true>(),  //
     };
     return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
-  } else {
-    constexpr int KEYS = D == 96 ? 128 : 112;
-    constexpr int STAGES = D == 96 ? 3 : 2;
+  } else if constexpr (D == 96) {
     static constexpr HopperForwardVariant ROWS[] = {
-        hopper_variant<T, D, 2, KEYS, STAGES, false, 0>(),        //
-        hopper_variant<T, D, 2, KEYS, STAGES, false, 1>(),        //
-        hopper_variant<T, D, 2, KEYS, STAGES, false, 2>(),        //
-        hopper_variant<T, D, 2, KEYS, STAGES, false, 2, true>(),  //
+        hopper_variant<T, D, 2, 128, 2, true, 0>(),         //
+        hopper_variant<T, D, 2, 128, 3, false, 1>(),        //
+        hopper_variant<T, D, 2, 128, 3, false, 2>(),        //
+        hopper_variant<T, D, 2, 128, 3, false, 2, true>(),  //
+    };
+    return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+  } else {
+    static constexpr HopperForwardVariant ROWS[] = {
+        hopper_variant<T, D, 2, 112, 2, false, 0>(),        //
+        hopper_variant<T, D, 2, 112, 2, false, 1>(),        //
+        hopper_variant<T, D, 2, 112, 2, false, 2>(),        //
+        hopper_variant<T, D, 2, 112, 2, false, 2, true>(),  //
     };
     return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
   }

@@ -82,21 +82,23 @@ struct HopperCopies {
     const int batch = batch_head / args.heads;
     const int head = batch_head - batch * args.heads;
     const Problem problem(args, batch, head);
-    const int first_query =
-        ((problem.queries + Tiling::QUERIES - 1) / Tiling::QUERIES - 1 - from_last) * Tiling::QUERIES;
-    if (first_query < 0) return false;
+    // Every warpgroup has queries, but in the first tile, which with a diagonal is the shortest.
+    const int end_row = ((problem.queries + 63) / 64 - WARPGROUPS * from_last) * 64;
+    if (end_row <= 0) return false;
+    const int first_query = max(0, end_row - Tiling::QUERIES);
+    const int end_query = min(end_row, problem.queries);
     if (threadIdx.x % 32 > 0) return true;
     t.first_query = first_query;
     t.head = head;
     t.batch = batch;
     t.key_head = head / args.heads_per_key_head;
     t.key_batch = args.key_starts ? 0 : batch;
-    t.queries = problem.queries;
+    t.queries = end_query;
     t.keys = problem.keys;
     t.diagonal = problem.diagonal;
     t.query_row = args.query_starts ? args.query_starts[batch] : 0;
     t.key_row = args.key_starts ? args.key_starts[batch] : 0;
-    const int last_query = min(first_query + Tiling::QUERIES, problem.queries) - 1;
+    const int last_query = end_query - 1;
     const int begin = min(problem.keys_begin(args, first_query), max(0, problem.keys - 1)) / KEYS;
     const int end = max((problem.keys_end(args, last_query) + KEYS - 1) / KEYS, begin + 1);
     t.begin = begin;
@@ -112,6 +114,14 @@ struct HopperCopies {
       t.own_end[w] = own_end;
       t.whole_end[w] = whole_end;
       t.whole_begin[w] = whole_begin;
+      const int before = (own_end - 1) * KEYS;
+      const int seen_by_first = problem.keys_end(args, first) - before;
+      if (problem.keys_end(args, last) - before <= KEYS / 2)
+        t.last_block[w] = seen_by_first >= 0 ? LAST_BLOCK_HALF : LAST_BLOCK_HALF_AND_MORE;
+      else if (seen_by_first < KEYS / 2)
+        t.last_block[w] = LAST_BLOCK_MASKED;
+      else
+        t.last_block[w] = seen_by_first < KEYS ? LAST_BLOCK_MASKED_LATE : LAST_BLOCK_WHOLE;
     }
     return true;
   }
@@ -201,6 +211,7 @@ struct HopperCopies {
       for (int w = 0; w < WARPGROUPS; w++) {
         bar_sync(BAR_STORED + w, 160);
         const int first = t.first_query + 64 * w;
+        if (first >= t.queries) continue;  // a warpgroup without queries
         const int source = slot.slot * Tiling::QUERY_BYTES + 64 * 128 * w;
         if (!args.query_starts || first + 64 <= t.queries) {  // else the rows of the next batch entry would follow
           if (lane == 0) {

@@ -13,6 +13,13 @@ namespace ternflash::cuda {
 
 constexpr int MOST_WARPGROUPS = 3;  // that compute
 
+// What a warpgroup sees of its last block of keys.
+constexpr int LAST_BLOCK_WHOLE = 0;
+constexpr int LAST_BLOCK_MASKED = 1;       // needs the mask
+constexpr int LAST_BLOCK_MASKED_LATE = 2;  // only its second half needs it
+constexpr int LAST_BLOCK_HALF = 3;  // nothing of its second half; its first half needs the mask, no block before does
+constexpr int LAST_BLOCK_HALF_AND_MORE = 4;  // the same, but the block before needs the mask as well
+
 // A tile of queries, as the planning warp describes it to the others.
 struct HopperTile {
   int first_query;  // -1: there are no more
@@ -20,7 +27,7 @@ struct HopperTile {
   int batch;
   int key_head;
   int key_batch;  // 0 with packed sequences
-  int queries;    // of the batch entry
+  int queries;    // where the tile, or the batch entry, ends
   int keys;
   int diagonal;   // see Problem
   int query_row;  // of the tensors, where the batch entry begins
@@ -31,6 +38,7 @@ struct HopperTile {
   int own_end[MOST_WARPGROUPS];
   int whole_begin[MOST_WARPGROUPS];
   int whole_end[MOST_WARPGROUPS];
+  int last_block[MOST_WARPGROUPS];  // a LAST_BLOCK_...
 };
 
 // Used in turn: one is planned while others are loaded, computed and written.
