@@ -31,6 +31,9 @@ import {
 } from '../../lib/index.js';
 import { DTYPES, type DType } from '../../lib/dtype.js';
 import { BACKENDS, bitsOf, describeBackends, describeErrors, ERROR_CODES, FLOAT_DTYPES, hasCpu } from '../harness.js';
+import { holdMemory } from './hold-memory.js';
+
+holdMemory();
 
 const numbers = async (t: Tensor): Promise<number[]> => Array.from(await t.data());
 

@@ -6,6 +6,9 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { FormatError, memory, readSafetensors, writeSafetensors, type DType } from '../../lib/index.js';
 import { bitsOf, describeBackends, make } from '../harness.js';
+import { holdMemory } from '../core/hold-memory.js';
+
+holdMemory();
 
 let folder: string;
 beforeAll(() => (folder = mkdtempSync(path.join(tmpdir(), 'ternflash-'))));

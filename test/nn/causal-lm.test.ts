@@ -24,6 +24,9 @@ import {
 } from '../../lib/index.js';
 import { bitsOf, describeBackends, hasCpu } from '../harness.js';
 import { Random } from '../random.js';
+import { holdMemory } from '../core/hold-memory.js';
+
+holdMemory();
 
 const SMALL: CausalLMOptions = { vocabulary: 33, layers: 3, hidden: 32, heads: 4, keyHeads: 2, intermediate: 48 };
 

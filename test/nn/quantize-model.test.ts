@@ -27,6 +27,9 @@ import {
 } from '../../lib/index.js';
 import { bitsOf, describeBackends, make } from '../harness.js';
 import { Random } from '../random.js';
+import { holdMemory } from '../core/hold-memory.js';
+
+holdMemory();
 
 class Block extends Module {
   up: Linear;
