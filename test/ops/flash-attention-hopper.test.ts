@@ -17,7 +17,7 @@ import { Random } from '../random.js';
 
 /**
  * Attention of 16-bit floats and the head dims for which GPUs of compute capability 9.0 have kernels of their own, in sizes of several of their
- * tiles (128 or 192 queries, 64 to 176 keys). The same holds on every other backend.
+ * tiles (128 or 192 queries, 64 to 160 keys). The same holds on every other backend.
  */
 
 const HEAD_DIMS = [64, 96, 128, 192, 256];
