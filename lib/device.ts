@@ -158,7 +158,7 @@ export class Device {
    *
    * ```
    * const ms = await device('cuda').time(() => {
-   *   for (let i = 0; i < 100; i++) tidy(() => void matmul(a, b));
+   *   for (let i = 0; i < 100; i++) tidy(() => void linear(a, b));
    * });
    * ```
    *
