@@ -29,10 +29,13 @@
 //
 // Scratch per thread: 570 KB, of which head dim 64 touches 160 KB.
 
+#include <vector>
+
 #include "attention_dropout.h"
 #include "attention_rows.h"
 #include "attention_scores.h"
 #include "kernels.h"
+#include "sixteen_bits.h"
 #include "tile_gemm.h"
 
 namespace {
@@ -49,15 +52,15 @@ constexpr int SPLIT_KEYS = 4 * KEYS;
 // and scores that are summed in the order of the backward pass make its p exact where a row sees a single key.
 constexpr int FEW_ROWS = LANES / 2;
 constexpr int MANY_KEYS = SPLIT_KEYS;
-// Few rows only stream k and v: what counts is that the reads run on through neighbouring heads, as many as fit a row.
+// Few rows only stream k and v, as many keys at a time; and as many rows, whose sums fit into the L1 cache.
 constexpr int FEW_KEYS = 16;
-constexpr int FEW_STRIDE = KEYS / FEW_KEYS * ROW_STRIDE;
+constexpr int SUM_ROWS = 32;
 
 struct Scratch {
   alignas(64) float q[ROWS * ROW_STRIDE];  // [D][ROWS], or [rows][ROW_STRIDE] for few rows; scaled
-  alignas(64) float k[KEYS * ROW_STRIDE];
+  alignas(64) float k[KEYS * ROW_STRIDE];  // for few rows: see few_rows_softmax
   alignas(64) float v[KEYS * ROW_STRIDE];
-  alignas(64) float p[KEYS * ROWS];  // [KEYS][ROWS], or [rows][ROWS] for few rows: scores, then probabilities
+  alignas(64) float p[KEYS * ROWS];  // [KEYS][ROWS], or [rows][FEW_KEYS] for few rows: scores, then probabilities
   alignas(64) float out[ROWS * ROW_STRIDE];
   alignas(64) float maximum[ROWS];
   alignas(64) float sum[ROWS];
@@ -70,7 +73,8 @@ struct Scratch {
   alignas(64) uint32_t keep[ROWS];
 };
 static_assert(KEEP_KEYS <= KEYS && SPLIT_KEYS % KEEP_KEYS == 0, "a split must begin with a word of bits");
-static_assert(FEW_KEYS % LANES == 0 && FEW_KEYS * FEW_STRIDE <= KEYS * ROW_STRIDE, "a few rows' keys must fit");
+static_assert(FEW_KEYS % LANES == 0 && FEW_KEYS <= KEYS, "a few rows' keys must fit");
+static_assert(SUM_ROWS * FEW_KEYS * LANES <= KEYS * ROW_STRIDE && FEW_ROWS <= SUM_ROWS, "their sums lie where keys do");
 
 // A tile of packed rows [row_begin, row_begin + count), which are rows `base` and on in scratch.
 struct RowTile {
@@ -244,53 +248,116 @@ TERNFLASH_INLINE Vec lane_sums(Vec* vectors) {
   }
 }
 
-// Keys [key_begin, key_begin + keys) for a few rows, p being [rows][ROWS]; their head begins at `column` of scratch.k
-// and v.
-static void few_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, int64_t column, Scratch& scratch) {
-  const int64_t width = round_up(tile.params.shape.head_dim, LANES);
-  for (int64_t j = 0; j < keys; j += LANES) {
-    // Past the last key the tile holds what an earlier tile left, or nothing yet: such scores are masked.
-    const VecInt key = count_from(key_begin + j);
-    const int32_t key_end = int32_t(key_begin + keys);
-    for (int64_t i = 0; i < tile.count; i++) {
-      const int64_t row = tile.base + i;
-      const float* q = scratch.q + row * ROW_STRIDE;
-      const float* k = scratch.k + j * FEW_STRIDE + column;
-      Vec sums[LANES] = {};
-      for (int64_t d = 0; d < width; d += LANES) {
-        const Vec q_part = load(q + d);
-        TERNFLASH_UNROLL
-        for (int u = 0; u < LANES; u++) sums[u] += load(k + u * FEW_STRIDE + d) * q_part;
-      }
+// All rows of one key head, where they are few.
+static RowTile head_tile(const FlashAttentionParams& params, const ScoreRule& rule, int64_t batch, int64_t key_head) {
+  const AttentionRows rows(params.shape, batch, key_head);
+  return {params, rule, rows, 0, rows.count, rows.head_begin * rows.queries};
+}
+
+// sums: of products along D, LANES of them for each of FEW_KEYS keys and each row of the tile. Their lanes' sums are
+// scores, which become probabilities; p is [rows][FEW_KEYS].
+static void few_rows_softmax(const RowTile& tile, int64_t key_begin, int64_t keys, const float* sums,
+                             Scratch& scratch) {
+  const int32_t key_end = int32_t(key_begin + keys);
+  for (int64_t i = 0; i < tile.count; i++) {
+    const int64_t row = tile.base + i;
+    for (int64_t j = 0; j < keys; j += LANES) {
+      // Past the last key there is what an earlier step left, or nothing yet: such scores are masked.
+      const VecInt key = count_from(key_begin + j);
+      Vec parts[LANES];
+      TERNFLASH_UNROLL
+      for (int u = 0; u < LANES; u++) parts[u] = load(sums + (i * FEW_KEYS + j + u) * LANES);
       const int32_t end = scratch.end_key[row] < key_end ? scratch.end_key[row] : key_end;
-      Vec scores = lane_sums<LANES>(sums);
+      Vec scores = lane_sums<LANES>(parts);
       Vec derivative;
       if (!tile.rule.plain)
         scores =
             tile.rule.apply(scores, broadcast(scratch.slope[row]), VecInt{} + scratch.diagonal[row], key, derivative);
-      store(scratch.p + i * ROWS + j, mask_score(scores, key, VecInt{} + scratch.first_key[row], VecInt{} + end));
+      store(scratch.p + row * FEW_KEYS + j, mask_score(scores, key, VecInt{} + scratch.first_key[row], VecInt{} + end));
     }
-  }
-  for (int64_t i = 0; i < tile.count; i++) {
-    const int64_t row = tile.base + i;
-    float* p = scratch.p + i * ROWS;
+    float* p = scratch.p + row * FEW_KEYS;
     Vec maxima = broadcast(scratch.maximum[row]);
     for (int64_t j = 0; j < keys; j += LANES) maxima = vec_max(maxima, load(p + j));
     const float maximum = vec_max_lane(maxima);
     const Vec subtract = finite_maximum(broadcast(maximum));
-    Vec sums = Vec{};
+    Vec total = Vec{};
     for (int64_t j = 0; j < keys; j += LANES) {
       const Vec e = softmax_exp(load(p + j) - subtract);
       store(p + j, e);
-      sums += e;
+      total += e;
     }
     const float rescale = softmax_exp(broadcast(scratch.maximum[row]) - subtract)[0];
     scratch.maximum[row] = maximum;
-    scratch.sum[row] = scratch.sum[row] * rescale + vec_sum(sums);
+    scratch.sum[row] = scratch.sum[row] * rescale + vec_sum(total);
     scratch.rescale[row] = rescale;
   }
-  tile_gemm<ROWS, 1>({tile.count, width / LANES, keys, scratch.p, scratch.v + column, FEW_STRIDE,
-                      scratch.out + tile.base * ROW_STRIDE, ROW_STRIDE, Start::SCALED_C, scratch.rescale + tile.base});
+}
+
+// Rows [row, row + ROWS_TOGETHER) of a head: products with one key along D, not yet summed over lanes.
+template <DType DTYPE, int ROWS_TOGETHER>
+TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start, int64_t head_dim, float* sums) {
+  Vec parts[ROWS_TOGETHER] = {};
+  for (int64_t d = 0; d < head_dim; d += LANES) {
+    const Vec key = load_as_float<DTYPE>(k, start + d, head_dim - d);
+    TERNFLASH_UNROLL
+    for (int i = 0; i < ROWS_TOGETHER; i++) parts[i] += key * load(q + i * ROW_STRIDE + d);
+  }
+  TERNFLASH_UNROLL
+  for (int i = 0; i < ROWS_TOGETHER; i++) store(sums + i * FEW_KEYS * LANES, parts[i]);
+}
+
+// out = out * rescale + p V for VALUES keys and all rows of a head.
+template <DType DTYPE, int VALUES>
+TERNFLASH_INLINE void add_values(const RowTile& tile, int64_t j, const void* v, int64_t start, int64_t token,
+                                 Scratch& scratch) {
+  const int64_t head_dim = tile.params.shape.head_dim;
+  for (int64_t d = 0; d < head_dim; d += LANES) {
+    Vec values[VALUES];
+    TERNFLASH_UNROLL
+    for (int u = 0; u < VALUES; u++) values[u] = load_as_float<DTYPE>(v, start + u * token + d, head_dim - d);
+    for (int64_t row = tile.base; row < tile.base + tile.count; row++) {
+      const float* p = scratch.p + row * FEW_KEYS + j;
+      float* out = scratch.out + row * ROW_STRIDE + d;
+      Vec sum = load(out);
+      if (j == 0) sum *= broadcast(scratch.rescale[row]);
+      TERNFLASH_UNROLL
+      for (int u = 0; u < VALUES; u++) sum += broadcast(p[u]) * values[u];
+      store(out, sum);
+    }
+  }
+}
+
+// Keys [key_begin, key_begin + keys) of heads [head_begin, head_end), whose tiles are `heads`. k and v are read once,
+// in the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them took longer than
+// all the rest.
+template <DType DTYPE>
+static void few_rows_step(const RowTile* heads, int64_t key_begin, int64_t keys, int64_t head_begin, int64_t head_end,
+                          Scratch& scratch) {
+  const FlashAttentionParams& params = heads[0].params;
+  const int64_t head_dim = params.shape.head_dim;
+  const int64_t token = params.shape.key_heads * head_dim;
+  const int64_t start = heads[0].rows.key_start(key_begin);
+  const auto sums_of = [&](int64_t row) { return scratch.k + (row - heads[head_begin].base) * FEW_KEYS * LANES; };
+  for (int64_t j = 0; j < keys; j++) {
+    for (int64_t head = head_begin; head < head_end; head++) {
+      const int64_t key = start + j * token + head * head_dim;
+      const int64_t row_end = heads[head].base + heads[head].count;
+      int64_t row = heads[head].base;
+      for (; row + 4 <= row_end; row += 4)
+        key_products<DTYPE, 4>(scratch.q + row * ROW_STRIDE, params.k.data, key, head_dim, sums_of(row) + j * LANES);
+      for (; row < row_end; row++)
+        key_products<DTYPE, 1>(scratch.q + row * ROW_STRIDE, params.k.data, key, head_dim, sums_of(row) + j * LANES);
+    }
+  }
+  for (int64_t head = head_begin; head < head_end; head++)
+    few_rows_softmax(heads[head], key_begin, keys, sums_of(heads[head].base), scratch);
+  int64_t j = 0;
+  for (; j + 4 <= keys; j += 4)
+    for (int64_t head = head_begin; head < head_end; head++)
+      add_values<DTYPE, 4>(heads[head], j, params.v.data, start + j * token + head * head_dim, token, scratch);
+  for (; j < keys; j++)
+    for (int64_t head = head_begin; head < head_end; head++)
+      add_values<DTYPE, 1>(heads[head], j, params.v.data, start + j * token + head * head_dim, token, scratch);
 }
 
 // Leaves out, sum and maximum of the tile's rows over keys [split_begin, split_end) in scratch.
@@ -320,40 +387,29 @@ static void attend_many_rows(const RowTile& tile, int64_t split_begin, int64_t s
   }
 }
 
-// All rows of one key head, where they are few.
-static RowTile head_tile(const FlashAttentionParams& params, const ScoreRule& rule, int64_t batch, int64_t key_head) {
-  const AttentionRows rows(params.shape, batch, key_head);
-  return {params, rule, rows, 0, rows.count, rows.head_begin * rows.queries};
-}
-
-// The same for the few rows of all key heads of a batch entry.
+// Leaves the same for the few rows of all key heads of a batch entry.
+template <DType DTYPE>
 static void attend_few_rows(const FlashAttentionParams& params, const ScoreRule& rule, int64_t batch,
                             int64_t split_begin, int64_t split_end, Scratch& scratch) {
   const AttentionShape& shape = params.shape;
   if (AttentionRows(shape, batch, 0).queries == 0) return;
   int64_t begin = split_begin, end = split_end;
+  std::vector<RowTile> heads;
+  heads.reserve(size_t(shape.key_heads));
   for (int64_t key_head = 0; key_head < shape.key_heads; key_head++) {
-    const RowTile tile = head_tile(params, rule, batch, key_head);
+    heads.push_back(head_tile(params, rule, batch, key_head));
+    const RowTile& tile = heads.back();
     start_rows(tile, scratch);
     const auto row_start = [&](int64_t i) { return tile.rows.start(i); };
     load_tile(params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q + tile.base * ROW_STRIDE);
     begin = max64(begin, tile.rows.first_key(0));  // the same for every head
     end = min64(end, tile.rows.end_key(tile.count - 1));
   }
-  // A head that does not fill its last vector would read the next one's numbers.
-  const int64_t together = shape.head_dim % LANES == 0 ? FEW_STRIDE / shape.head_dim : 1;
+  const int64_t together = max64(1, SUM_ROWS / (ceil_div(shape.heads, shape.key_heads) * heads[0].rows.queries));
   for (int64_t key = begin; key < end; key += FEW_KEYS) {
-    const int64_t keys = min64(FEW_KEYS, end - key);
-    for (int64_t first = 0; first < shape.key_heads; first += together) {
-      const AttentionRows rows(shape, batch, first);
-      const int64_t heads = min64(together, shape.key_heads - first);
-      for (int64_t i = 0; i < keys; i++)
-        load_row(params.k, rows.key_start(key + i), heads * shape.head_dim, 1.0f, scratch.k + i * FEW_STRIDE);
-      for (int64_t i = 0; i < keys; i++)
-        load_row(params.v, rows.key_start(key + i), heads * shape.head_dim, 1.0f, scratch.v + i * FEW_STRIDE);
-      for (int64_t i = 0; i < heads; i++)
-        few_rows_step(head_tile(params, rule, batch, first + i), key, keys, i * shape.head_dim, scratch);
-    }
+    for (int64_t head = 0; head < shape.key_heads; head += together)
+      few_rows_step<DTYPE>(heads.data(), key, min64(FEW_KEYS, end - key), head, min64(head + together, shape.key_heads),
+                           scratch);
   }
 }
 
@@ -443,7 +499,10 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
       const int64_t batch = task % shape.batch;
       const int64_t split = task / shape.batch;
       Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
-      attend_few_rows(params, rule, batch, split * SPLIT_KEYS, split_end(split), scratch);
+      const auto attend = params.k.dtype == DType::FLOAT32   ? attend_few_rows<DType::FLOAT32>
+                          : params.k.dtype == DType::FLOAT16 ? attend_few_rows<DType::FLOAT16>
+                                                             : attend_few_rows<DType::BFLOAT16>;
+      attend(params, rule, batch, split * SPLIT_KEYS, split_end(split), scratch);
       for (int64_t key_head = 0; key_head < shape.key_heads; key_head++)
         write_rows(head_tile(params, rule, batch, key_head), partials + split * split_stride, scratch);
     });

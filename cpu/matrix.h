@@ -7,11 +7,7 @@
 #ifndef TERNFLASH_CPU_MATRIX_H_
 #define TERNFLASH_CPU_MATRIX_H_
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
-#include "simd.h"
+#include "sixteen_bits.h"
 
 namespace {
 
@@ -41,25 +37,7 @@ Matrix codes_matrix(const Tensor& codes, const Tensor& scales, int64_t cols) {
   return {Kind::CODES, static_cast<const uint8_t*>(codes.data), cols, static_cast<const float*>(scales.data), 1};
 }
 
-typedef uint16_t HalfVec __attribute__((vector_size(2 * LANES)));
 typedef int8_t ByteVec __attribute__((vector_size(LANES)));
-
-TERNFLASH_INLINE Vec load_float16(const uint8_t* p) {
-#if defined(__AVX512F__)
-  // With a mask of all lanes, because gcc 12 warns of the plain intrinsic's undefined source register.
-  return Vec(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__F16C__)
-  return Vec(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#else
-  HalfVec halves;
-  __builtin_memcpy(&halves, p, sizeof(halves));
-  const VecInt bits = __builtin_convertvector(halves, VecInt);
-  const VecInt magnitude = (bits & 0x7fff) << 13;
-  const Vec finite = as_float(magnitude) * 5.192296858534828e33f;  // 2^112, see float16_to_float
-  const VecInt value = (bits & 0x7c00) == 0x7c00 ? magnitude | 0x7f800000 : as_int(finite);
-  return as_float(value | (bits & 0x8000) << 16);
-#endif
-}
 
 // Columns [col, col + LANES) of a row, without the scale; col is a multiple of 4.
 template <Kind KIND>
@@ -69,9 +47,7 @@ TERNFLASH_INLINE Vec load_vector(const uint8_t* row, int64_t col) {
   } else if constexpr (KIND == Kind::FLOAT16) {
     return load_float16(row + 2 * col);
   } else if constexpr (KIND == Kind::BFLOAT16) {
-    HalfVec halves;
-    __builtin_memcpy(&halves, row + 2 * col, sizeof(halves));
-    return as_float(__builtin_convertvector(halves, VecInt) << 16);
+    return load_bfloat16(row + 2 * col);
   } else if constexpr (KIND == Kind::TERNARY) {
     VecUint shifts;
     for (int i = 0; i < LANES; i++) shifts[i] = 2 * i;

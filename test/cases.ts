@@ -583,6 +583,8 @@ export const attentionCases: OpCases<AttentionCase> = {
     attentionCase('dropout, causal, one key head', [2, 63, 127, 4, 1, 8], { causal: true, dropout: 0.5 }),
     attentionCase('dropout, one query: the keys are split', [1, 1, 257, 6, 1, 16], { dropout: 0.1 }),
     attentionCase('dropout and a window on both sides', [1, 129, 127, 1, 1, 8], { dropout: 0.3, window: [40, 11] }),
+    attentionCase('few queries of many keys, many heads', [1, 2, 201, 64, 16, 8]),
+    attentionCase('few queries of many keys, part of a vector, causal', [2, 2, 230, 6, 3, 20], CAUSAL),
     attentionCase('few queries of many keys: softcap, ALiBi, sinks', [1, 1, 257, 16, 8, 8], {
       softcap: 3,
       alibi: 'heads',
