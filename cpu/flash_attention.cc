@@ -29,8 +29,6 @@
 //
 // Scratch per thread: 570 KB, of which head dim 64 touches 160 KB.
 
-#include <vector>
-
 #include "attention_dropout.h"
 #include "attention_rows.h"
 #include "attention_scores.h"
@@ -254,25 +252,29 @@ static RowTile head_tile(const FlashAttentionParams& params, const ScoreRule& ru
   return {params, rule, rows, 0, rows.count, rows.head_begin * rows.queries};
 }
 
-// sums: of products along D, LANES of them for each of FEW_KEYS keys and each row of the tile. Their lanes' sums are
+// The rows of one key head, where they are few: rows [begin, end) of scratch.
+struct FewRows {
+  int64_t begin;
+  int64_t end;
+};
+
+// sums: of products along D, LANES of them for each of FEW_KEYS keys and each of the rows. Their lanes' sums are
 // scores, which become probabilities; p is [rows][FEW_KEYS].
-static void few_rows_softmax(const RowTile& tile, int64_t key_begin, int64_t keys, const float* sums,
+static void few_rows_softmax(const ScoreRule& rule, FewRows rows, int64_t key_begin, int64_t keys, const float* sums,
                              Scratch& scratch) {
   const int32_t key_end = int32_t(key_begin + keys);
-  for (int64_t i = 0; i < tile.count; i++) {
-    const int64_t row = tile.base + i;
+  for (int64_t row = rows.begin; row < rows.end; row++) {
     for (int64_t j = 0; j < keys; j += LANES) {
       // Past the last key there is what an earlier step left, or nothing yet: such scores are masked.
       const VecInt key = count_from(key_begin + j);
       Vec parts[LANES];
       TERNFLASH_UNROLL
-      for (int u = 0; u < LANES; u++) parts[u] = load(sums + (i * FEW_KEYS + j + u) * LANES);
+      for (int u = 0; u < LANES; u++) parts[u] = load(sums + ((row - rows.begin) * FEW_KEYS + j + u) * LANES);
       const int32_t end = scratch.end_key[row] < key_end ? scratch.end_key[row] : key_end;
       Vec scores = lane_sums<LANES>(parts);
       Vec derivative;
-      if (!tile.rule.plain)
-        scores =
-            tile.rule.apply(scores, broadcast(scratch.slope[row]), VecInt{} + scratch.diagonal[row], key, derivative);
+      if (!rule.plain)
+        scores = rule.apply(scores, broadcast(scratch.slope[row]), VecInt{} + scratch.diagonal[row], key, derivative);
       store(scratch.p + row * FEW_KEYS + j, mask_score(scores, key, VecInt{} + scratch.first_key[row], VecInt{} + end));
     }
     float* p = scratch.p + row * FEW_KEYS;
@@ -308,14 +310,13 @@ TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start,
 
 // out = out * rescale + p V for VALUES keys and all rows of a head.
 template <DType DTYPE, int VALUES>
-TERNFLASH_INLINE void add_values(const RowTile& tile, int64_t j, const void* v, int64_t start, int64_t token,
+TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, const void* v, int64_t start, int64_t token,
                                  Scratch& scratch) {
-  const int64_t head_dim = tile.params.shape.head_dim;
   for (int64_t d = 0; d < head_dim; d += LANES) {
     Vec values[VALUES];
     TERNFLASH_UNROLL
     for (int u = 0; u < VALUES; u++) values[u] = load_as_float<DTYPE>(v, start + u * token + d, head_dim - d);
-    for (int64_t row = tile.base; row < tile.base + tile.count; row++) {
+    for (int64_t row = rows.begin; row < rows.end; row++) {
       const float* p = scratch.p + row * FEW_KEYS + j;
       float* out = scratch.out + row * ROW_STRIDE + d;
       Vec sum = load(out);
@@ -327,22 +328,21 @@ TERNFLASH_INLINE void add_values(const RowTile& tile, int64_t j, const void* v, 
   }
 }
 
-// Keys [key_begin, key_begin + keys) of heads [head_begin, head_end), whose tiles are `heads`. k and v are read once,
-// in the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them took longer than
-// all the rest.
+// Keys [key_begin, key_begin + keys) of key heads [head_begin, head_end), whose rows are `heads`. k and v are read
+// once, in the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them took
+// longer than all the rest.
 template <DType DTYPE>
-static void few_rows_step(const RowTile* heads, int64_t key_begin, int64_t keys, int64_t head_begin, int64_t head_end,
+static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& rule, const FewRows* heads,
+                          int64_t start, int64_t key_begin, int64_t keys, int64_t head_begin, int64_t head_end,
                           Scratch& scratch) {
-  const FlashAttentionParams& params = heads[0].params;
   const int64_t head_dim = params.shape.head_dim;
   const int64_t token = params.shape.key_heads * head_dim;
-  const int64_t start = heads[0].rows.key_start(key_begin);
-  const auto sums_of = [&](int64_t row) { return scratch.k + (row - heads[head_begin].base) * FEW_KEYS * LANES; };
+  const auto sums_of = [&](int64_t row) { return scratch.k + (row - heads[head_begin].begin) * FEW_KEYS * LANES; };
   for (int64_t j = 0; j < keys; j++) {
     for (int64_t head = head_begin; head < head_end; head++) {
       const int64_t key = start + j * token + head * head_dim;
-      const int64_t row_end = heads[head].base + heads[head].count;
-      int64_t row = heads[head].base;
+      const int64_t row_end = heads[head].end;
+      int64_t row = heads[head].begin;
       for (; row + 4 <= row_end; row += 4)
         key_products<DTYPE, 4>(scratch.q + row * ROW_STRIDE, params.k.data, key, head_dim, sums_of(row) + j * LANES);
       for (; row < row_end; row++)
@@ -350,14 +350,16 @@ static void few_rows_step(const RowTile* heads, int64_t key_begin, int64_t keys,
     }
   }
   for (int64_t head = head_begin; head < head_end; head++)
-    few_rows_softmax(heads[head], key_begin, keys, sums_of(heads[head].base), scratch);
+    few_rows_softmax(rule, heads[head], key_begin, keys, sums_of(heads[head].begin), scratch);
   int64_t j = 0;
   for (; j + 4 <= keys; j += 4)
     for (int64_t head = head_begin; head < head_end; head++)
-      add_values<DTYPE, 4>(heads[head], j, params.v.data, start + j * token + head * head_dim, token, scratch);
+      add_values<DTYPE, 4>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
+                           scratch);
   for (; j < keys; j++)
     for (int64_t head = head_begin; head < head_end; head++)
-      add_values<DTYPE, 1>(heads[head], j, params.v.data, start + j * token + head * head_dim, token, scratch);
+      add_values<DTYPE, 1>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
+                           scratch);
 }
 
 // Leaves out, sum and maximum of the tile's rows over keys [split_begin, split_end) in scratch.
@@ -394,22 +396,22 @@ static void attend_few_rows(const FlashAttentionParams& params, const ScoreRule&
   const AttentionShape& shape = params.shape;
   if (AttentionRows(shape, batch, 0).queries == 0) return;
   int64_t begin = split_begin, end = split_end;
-  std::vector<RowTile> heads;
-  heads.reserve(size_t(shape.key_heads));
+  FewRows heads[ROWS];
   for (int64_t key_head = 0; key_head < shape.key_heads; key_head++) {
-    heads.push_back(head_tile(params, rule, batch, key_head));
-    const RowTile& tile = heads.back();
+    const RowTile tile = head_tile(params, rule, batch, key_head);
+    heads[key_head] = {tile.base, tile.base + tile.count};
     start_rows(tile, scratch);
     const auto row_start = [&](int64_t i) { return tile.rows.start(i); };
     load_tile(params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q + tile.base * ROW_STRIDE);
     begin = max64(begin, tile.rows.first_key(0));  // the same for every head
     end = min64(end, tile.rows.end_key(tile.count - 1));
   }
-  const int64_t together = max64(1, SUM_ROWS / (ceil_div(shape.heads, shape.key_heads) * heads[0].rows.queries));
+  const AttentionRows first_head(shape, batch, 0);
+  const int64_t together = max64(1, SUM_ROWS / (ceil_div(shape.heads, shape.key_heads) * first_head.queries));
   for (int64_t key = begin; key < end; key += FEW_KEYS) {
     for (int64_t head = 0; head < shape.key_heads; head += together)
-      few_rows_step<DTYPE>(heads.data(), key, min64(FEW_KEYS, end - key), head, min64(head + together, shape.key_heads),
-                           scratch);
+      few_rows_step<DTYPE>(params, rule, heads, first_head.key_start(key), key, min64(FEW_KEYS, end - key), head,
+                           min64(head + together, shape.key_heads), scratch);
   }
 }
 
