@@ -20,7 +20,7 @@ import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linear-cross-entropy.js';
 import { reshape } from '../ops/reshape.js';
 import { tidy } from '../scope.js';
-import { randn, type Tensor } from '../tensor.js';
+import { randn, tensor, type Tensor } from '../tensor.js';
 
 /** The shape of a {@link CausalLM}. */
 export interface CausalLMConfig extends LayerConfig {
@@ -155,6 +155,27 @@ export class CausalLM extends Module {
    */
   forward(ids: Tensor, cache?: readonly KvCache[]): Tensor {
     return tidy(() => linear(this.features(ids, cache), this.head ?? this.embedding));
+  }
+
+  /**
+   * Logits of the token after the last one: the last row of what {@link forward} gives, without the others, which for a prompt are most of the
+   * work of the output projection and V numbers a token.
+   *
+   * @param ids int32 [B, S].
+   * @param cache as of {@link forward}.
+   * @returns [B, V].
+   */
+  nextLogits(ids: Tensor, cache?: readonly KvCache[]): Tensor {
+    return tidy(() => {
+      const features = this.features(ids, cache);
+      const [batch, length, hidden] = features.shape;
+      const last = Int32Array.from({ length: batch }, (_, b) => (b + 1) * length - 1);
+      const rows =
+        length === 1
+          ? reshape(features, [batch, hidden])
+          : embedding(reshape(features, [batch * length, hidden]), tensor(last, { device: this._device }));
+      return linear(rows, this.head ?? this.embedding);
+    });
   }
 
   /**

@@ -48,11 +48,11 @@ export async function* generate(
     let next: number[] = [...(prompt as number[])];
     for (let made = 0; made < maxTokens && !options.signal?.aborted; made++) {
       const logits = noGrad(() =>
-        tidy(() => model.forward(tensor([next], { dtype: 'int32', device: model.device }), cache)),
+        tidy(() => model.nextLogits(tensor([next], { dtype: 'int32', device: model.device }), cache)),
       );
       const values = (await logits.data()) as Float32Array;
       logits.dispose();
-      const id = sample(values.subarray(values.length - vocabulary), sampling, random);
+      const id = sample(values, sampling, random);
       yield id;
       if (options.stopTokens?.includes(id)) return;
       next = [id];

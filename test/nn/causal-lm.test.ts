@@ -154,6 +154,7 @@ describeBackends((device) => {
     ]) {
       const part = [0, 1].map((row) => Array.from(list.slice(row * 9 + start, row * 9 + start + count)));
       const logits = await noGrad(() => model.forward(tensor(part, { dtype: 'int32', device }), cache)).data();
+      expect(cache[0].length).toBe(start + count);
       for (let row = 0; row < 2; row++) {
         for (let i = 0; i < count * 33; i++) {
           // Tiles of other sizes add up in another order; logits are of order one.
@@ -161,7 +162,26 @@ describeBackends((device) => {
         }
       }
     }
-    expect(cache[0].length).toBe(9);
+  });
+
+  test('nextLogits are the last ones of forward, without a cache and with one', async () => {
+    using model = smallModel(device, { ternary: false, tieEmbeddings: false });
+    const { ids } = tokens(device, 2, 9);
+    const whole = await noGrad(() => model.forward(ids)).data();
+    const last = [8, 17].flatMap((row) => Array.from(whole.subarray(row * 33, (row + 1) * 33)));
+    const list = await ids.data();
+    const part = (start: number, end: number): Tensor =>
+      tensor(
+        [0, 9].map((row) => Array.from(list.slice(row + start, row + end))),
+        { dtype: 'int32', device },
+      );
+    const cache = model.createCache(2, 9);
+    noGrad(() => model.nextLogits(part(0, 8), cache));
+    for (const logits of [model.nextLogits(ids), noGrad(() => model.nextLogits(part(8, 9), cache))]) {
+      expect(logits.shape).toEqual([2, 33]);
+      const values = await logits.data();
+      last.forEach((logit, i) => expect(Math.abs(values[i] - logit)).toBeLessThan(1e-5));
+    }
   });
 
   test.each([
