@@ -12,7 +12,8 @@ const path = require('node:path');
 
 const root = path.join(__dirname, '..');
 const cmakeJs = require.resolve('cmake-js/bin/cmake-js', { paths: [root] });
-const architectures = process.env.TERNFLASH_CUDA_ARCHITECTURES ?? '';
+// Said in any case: CMake would keep those of the build before.
+const architectures = process.env.TERNFLASH_CUDA_ARCHITECTURES || 'all';
 
 function run(...step) {
   const options = { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 };
