@@ -25,6 +25,8 @@
 #include "../wgmma.h"
 #include "hopper_arguments.h"
 #include "hopper_copies.cuh"
+#include "hopper_output.cuh"
+#include "hopper_softmax.cuh"
 #include "hopper_tiling.cuh"
 #include "score.h"
 
@@ -48,7 +50,7 @@ struct HopperConsumer {
   const uint64_t q_operand;
   const uint64_t k_operand;
   const uint64_t v_operand;
-  const float to_log2;
+  const HopperOutput<T, Tiling, D> output;
   Ring<STAGES> key_ring{0};
   Ring<STAGES> value_ring{0};
   Ring<Tiling::SLOTS> slot{0};
@@ -66,9 +68,7 @@ struct HopperConsumer {
   int last_block;  // a LAST_BLOCK_...
 
   float out[D / 2];
-  float row_max[2];  // of the scores, at most 2^8 less than the true one in the exponent
-  float row_sum[2];  // of this thread's columns
-  float rescale[2];
+  HopperSoftmax softmax;
   uint32_t p[KEYS / 4];
 
   __device__ HopperConsumer(const HopperForwardArguments& arguments, uint8_t* shared_memory, int warpgroup)
@@ -82,9 +82,8 @@ struct HopperConsumer {
         q_operand(wgmma_operand(smem + warpgroup * 64 * 128, 0)),
         k_operand(wgmma_operand(smem + Tiling::K, 0)),
         v_operand(wgmma_operand(smem + Tiling::V, KEYS * 128)),
-        to_log2(SOFTCAP ? 1.0f : arguments.scale_log2) {}
-
-  __device__ int warp_row() const { return 64 * w + tid / 32 * 16 + lane / 4; }
+        output{arguments, smem, warpgroup, tid, lane},
+        softmax(SOFTCAP ? 1.0f : arguments.scale_log2) {}
 
   // Reads the next tile; false if there is none. Numbers that loops depend on go through shuffles: so the compiler
   // knows that they are the same in all lanes, and keeps the operands of the products in uniform registers.
@@ -94,7 +93,7 @@ struct HopperConsumer {
     read++;
     const int first_query = uniform(t.first_query);
     if (first_query < 0) return false;
-    row = first_query + warp_row();
+    row = first_query + output.first_row();
     keys = t.keys;
     diagonal = t.diagonal;
     begin = uniform(t.begin);
@@ -214,49 +213,10 @@ struct HopperConsumer {
     }
   }
 
-  // Online softmax. The maximum that is kept rises only when it would by more than 2^8 in the exponent: then the output
-  // has to be rescaled, else probabilities are up to 2^8, which their sums bear.
-  template <bool FIRST, int COUNT>
-  __device__ void softmax(float (&s)[COUNT]) {
-    constexpr float SLACK = 8.0f;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      float largest = FIRST ? s[2 * half] : row_max[half];
-#pragma unroll
-      for (int i = 0; i < COUNT / 4; i++) largest = fmaxf(fmaxf(largest, s[4 * i + 2 * half]), s[4 * i + 2 * half + 1]);
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-      if (FIRST) {
-        row_max[half] = largest;
-        rescale[half] = 1.0f;
-      } else {
-        const bool rises = (largest - row_max[half]) * to_log2 > SLACK;
-        rescale[half] = rises ? ex2_approx((row_max[half] - largest) * to_log2) : 1.0f;
-        if (rises) row_max[half] = largest;
-        row_sum[half] *= rescale[half];
-      }
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      // While a row has seen no key its maximum is -Infinity; 0 in its place keeps the exponents from being NaN.
-      const float base = row_max[half] == -INFINITY ? 0.0f : row_max[half] * to_log2;
-      float sum = FIRST ? 0.0f : row_sum[half];
-#pragma unroll
-      for (int i = 0; i < COUNT / 4; i++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float& each = s[4 * i + 2 * half + e];
-          each = ex2_approx(each * to_log2 - base);
-          sum += each;
-        }
-      row_sum[half] = sum;
-    }
-  }
-
   __device__ void rescale_output() {
-    if (!__any_sync(0xffffffff, rescale[0] != 1.0f || rescale[1] != 1.0f)) return;
+    if (!softmax.rescales()) return;
 #pragma unroll
-    for (int i = 0; i < D / 2; i++) out[i] *= rescale[i / 2 % 2];
+    for (int i = 0; i < D / 2; i++) out[i] *= softmax.rescale[i / 2 % 2];
   }
 
   // Of the keys beyond the scores they are zero.
@@ -292,7 +252,7 @@ struct HopperConsumer {
     } else if (end > whole_end || end - 1 < whole_begin) {
       mask<0, COUNT / 4>(s, end - 1);
     }
-    softmax<true>(s);
+    softmax.template step<true>(s);
   }
 
   // The scores of a tile's first block, with no product beside them.
@@ -327,8 +287,8 @@ struct HopperConsumer {
     if (!OVERLAPS_TILES && j == begin) release_queries();
     change_scores(s);
     if (MASKED) mask<0, KEYS / 8>(s, j);
-    softmax<false>(s);
-    hold_wait(row_sum[0] + row_sum[1]);
+    softmax.template step<false>(s);
+    hold_wait(softmax.row_sum[0] + softmax.row_sum[1]);
     wgmma_wait<0>();
     wgmma_pin(out);
     release_values();
@@ -352,12 +312,12 @@ struct HopperConsumer {
     }
   }
 
-  // Returns what finish_rows does, which it does while the last product runs.
+  // Returns what HopperOutput::finish_rows does, which it does while the last product runs.
   __device__ float2 last_output(const HopperTile& t, float2 maximum, float2 sums) {
     if (D > 128) rescale_output();
     wait_values();
     issue_output<KEYS>();
-    const float2 inverse = finish_rows(t, maximum, sums);
+    const float2 inverse = output.finish_rows(t, softmax.to_log2, maximum, sums);
     hold_wait(inverse.x + inverse.y);
     wgmma_wait<0>();
     wgmma_pin(out);
@@ -368,87 +328,6 @@ struct HopperConsumer {
   __device__ void clear_output() {
 #pragma unroll
     for (int i = 0; i < D / 2; i++) out[i] = 0.0f;
-  }
-
-  // Writes lse of tile t, and returns by what its two rows have to be multiplied.
-  __device__ float2 finish_rows(const HopperTile& t, float2 maximum, float2 sums) {
-    const int first = t.first_query + warp_row();
-    const int64_t lse_start = t.batch * args.lse_batch + t.head * args.lse_head + t.query_row;
-    float inverse[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      float sum = half == 0 ? sums.x : sums.y;
-      sum += __shfl_xor_sync(0xffffffff, sum, 1);
-      sum += __shfl_xor_sync(0xffffffff, sum, 2);
-      float base = (half == 0 ? maximum.x : maximum.y) * to_log2;  // -Infinity without keys
-      float weight = 1.0f;                                         // of what `out` holds
-      if (args.sinks) {
-        const float sink = sink_log2<T>(args, t.head);
-        const float larger = fmaxf(base, sink);
-        weight = ex2_approx(base - larger);
-        sum = sum * weight + ex2_approx(sink - larger);
-        base = larger;
-      }
-      inverse[half] = sum == 0.0f ? 0.0f : weight / sum;  // NaN stays
-      const int query = first + 8 * half;
-      if (lane % 4 == 0 && query < t.queries)
-        args.lse[lse_start + query] = sum == 0.0f ? -INFINITY : LN_2 * (base + log2f(sum));
-    }
-    return make_float2(inverse[0], inverse[1]);
-  }
-
-  __device__ uint32_t packed_output(int group, int half, float2 inverse) const {
-    const float factor = half == 0 ? inverse.x : inverse.y;
-    return pack<T>(out[4 * group + 2 * half] * factor, out[4 * group + 2 * half + 1] * factor);
-  }
-
-  // The output into the slot of the finished tile's queries.
-  __device__ void stage_output(int finished_slot, float2 inverse) {
-    const int r = 64 * w + tid / 32 * 16 + lane % 16;
-    const uint32_t base = smem + finished_slot * Tiling::QUERY_BYTES + r * 128;
-#pragma unroll
-    for (int c = 0; c < D / 16; c++) {
-      const int unit = c % 4 * 2 + lane / 16;
-      stmatrix_x4(base + c / 4 * Tiling::QUERIES * 128 + ((unit ^ (r % 8)) << 4), packed_output(2 * c, 0, inverse),
-                  packed_output(2 * c, 1, inverse), packed_output(2 * c + 1, 0, inverse),
-                  packed_output(2 * c + 1, 1, inverse));
-    }
-    fence_async_proxy();
-    bar_arrive(BAR_STORED + w, 160);
-  }
-
-  // The output to global memory. The four lanes of a row exchange columns, so that each has 8 in a row to write.
-  __device__ void write_output(const HopperTile& t, float2 inverse) {
-    const int first = t.first_query + warp_row();
-    T* target = static_cast<T*>(args.out) + t.batch * args.query_batch + int64_t(t.query_row + first) * args.query_row +
-                int64_t(t.head) * D;
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-      for (int group = 0; group < D / 8; group += 4) {
-        uint32_t a[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) a[i] = packed_output(group + i, half, inverse);
-#pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-          const uint32_t got = __shfl_xor_sync(0xffffffff, lane % 2 ? a[i] : a[i + 1], 1);
-          if (lane % 2)
-            a[i] = got;
-          else
-            a[i + 1] = got;
-        }
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          const uint32_t got = __shfl_xor_sync(0xffffffff, lane & 2 ? a[i] : a[i + 2], 2);
-          if (lane & 2)
-            a[i] = got;
-          else
-            a[i + 2] = got;
-        }
-        if (first + 8 * half < t.queries)
-          *reinterpret_cast<uint4*>(target + int64_t(8 * half) * args.query_row + 8 * (group + lane % 4)) =
-              make_uint4(a[0], a[1], a[2], a[3]);
-      }
   }
 
   __device__ void wait_queries() { mbarrier_wait(smem + Tiling::QUERY_FULL + 8 * slot.slot, slot.parity); }
@@ -472,7 +351,7 @@ struct HopperConsumer {
       begin_tile();
       other_blocks();
       const HopperTile& t = tiles[(read - 1) % HOPPER_TILES];
-      write_output(t, last_output(t, make_float2(row_max[0], row_max[1]), make_float2(row_sum[0], row_sum[1])));
+      output.write(out, t, last_output(t, softmax.maximum(), softmax.sums()));
       slot.advance();
     }
   }
@@ -491,14 +370,14 @@ struct HopperConsumer {
     wgmma_pin(s);
     release_keys();
     first_softmax(s);
-    const float2 inverse = finish_rows(finished, maximum, sums);
-    hold_wait(row_sum[0] + row_sum[1] + (inverse.x + inverse.y));
+    const float2 inverse = output.finish_rows(finished, softmax.to_log2, maximum, sums);
+    hold_wait(softmax.row_sum[0] + softmax.row_sum[1] + (inverse.x + inverse.y));
     wgmma_wait<0>();
     wgmma_pin(out);
     release_values();
     if (skip > 0) skip_values();
     pack_probabilities(s);
-    stage_output(finished_slot, inverse);
+    output.stage(out, finished_slot, inverse);
     clear_output();
   }
 
@@ -510,8 +389,8 @@ struct HopperConsumer {
     begin_tile();
     while (true) {
       other_blocks();
-      const float2 maximum = make_float2(row_max[0], row_max[1]);
-      const float2 sums = make_float2(row_sum[0], row_sum[1]);
+      const float2 maximum = softmax.maximum();
+      const float2 sums = softmax.sums();
       const HopperTile& finished = tiles[(read - 1) % HOPPER_TILES];
       const int finished_slot = slot.slot;
       slot.advance();
@@ -519,7 +398,7 @@ struct HopperConsumer {
       const bool more = next_tile();
       if (!more || skip > 1) {
         // With the last values still held, more than one block that is passed over could not be loaded.
-        stage_output(finished_slot, last_output(finished, maximum, sums));
+        output.stage(out, finished_slot, last_output(finished, maximum, sums));
         if (!more) return;
         take_turn();
         pass_turn();
