@@ -338,7 +338,14 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
   const int64_t head_dim = params.shape.head_dim;
   const int64_t token = params.shape.key_heads * head_dim;
   const auto sums_of = [&](int64_t row) { return scratch.k + (row - heads[head_begin].begin) * FEW_KEYS * LANES; };
+  constexpr int64_t BYTES = DTYPE == DType::FLOAT32 ? 4 : 2;
+  // Asks for what these heads have of a token: of values while keys are read, of the next keys while values are.
+  const auto ask = [&](const void* data, int64_t index) {
+    const uint8_t* first = static_cast<const uint8_t*>(data) + (index + head_begin * head_dim) * BYTES;
+    for (int64_t byte = 0; byte < (head_end - head_begin) * head_dim * BYTES; byte += 64) __builtin_prefetch(first + byte, 0, 2);
+  };
   for (int64_t j = 0; j < keys; j++) {
+    ask(params.v.data, start + j * token);
     for (int64_t head = head_begin; head < head_end; head++) {
       const int64_t key = start + j * token + head * head_dim;
       const int64_t row_end = heads[head].end;
@@ -352,10 +359,12 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
   for (int64_t head = head_begin; head < head_end; head++)
     few_rows_softmax(rule, heads[head], key_begin, keys, sums_of(heads[head].begin), scratch);
   int64_t j = 0;
-  for (; j + 4 <= keys; j += 4)
+  for (; j + 4 <= keys; j += 4) {
+    for (int64_t i = 0; i < 4; i++) ask(params.k.data, start + (FEW_KEYS + j + i) * token);
     for (int64_t head = head_begin; head < head_end; head++)
       add_values<DTYPE, 4>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
                            scratch);
+  }
   for (; j < keys; j++)
     for (int64_t head = head_begin; head < head_end; head++)
       add_values<DTYPE, 1>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
