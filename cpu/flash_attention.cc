@@ -342,7 +342,8 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
   // Asks for what these heads have of a token: of values while keys are read, of the next keys while values are.
   const auto ask = [&](const void* data, int64_t index) {
     const uint8_t* first = static_cast<const uint8_t*>(data) + (index + head_begin * head_dim) * BYTES;
-    for (int64_t byte = 0; byte < (head_end - head_begin) * head_dim * BYTES; byte += 64) __builtin_prefetch(first + byte, 0, 2);
+    for (int64_t byte = 0; byte < (head_end - head_begin) * head_dim * BYTES; byte += 64)
+      __builtin_prefetch(first + byte, 0, 2);
   };
   for (int64_t j = 0; j < keys; j++) {
     ask(params.v.data, start + j * token);
