@@ -3,6 +3,7 @@
 
 import { releasingTape } from './autograd/tape.js';
 import type { GraphHandle } from './backend.js';
+import { callNow } from './call-now.js';
 import { refuseInCapture, whileCapturing, type Capturing } from './capturing.js';
 import { checkOptions } from './check.js';
 import { device as deviceNamed, type Device, type DeviceName } from './device.js';
@@ -119,7 +120,7 @@ export function capture<T>(step: () => T, options: CaptureOptions = {}): Capture
     };
     try {
       return tidy(() => {
-        const made = releasingTape(() => called(step));
+        const made = releasingTape(() => callNow(op, step));
         if (capturing.refused) throw capturing.refused;
         const ended = end();
         if ('failure' in ended)
@@ -136,15 +137,6 @@ export function capture<T>(step: () => T, options: CaptureOptions = {}): Capture
     }
   });
   return new CapturedGraph(device, graph, result);
-}
-
-function called<T>(step: () => T): T {
-  const result = step();
-  if (result instanceof Promise) {
-    result.catch(() => undefined);
-    throw new OptionError('capture: expected a function that returns without a promise, got an async function');
-  }
-  return result;
 }
 
 /** Gradients that were made in a capture that failed were never computed. */

@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import type { Backend, BufferHandle, GraphHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
+import { callNow } from './call-now.js';
 import { isCapturing, refuseInCapture } from './capturing.js';
 import { capabilityText, openProblem, type CudaFailure, type CudaReport } from './cuda-problem.js';
 import { cudaState, refused } from './cuda-state.js';
@@ -169,11 +170,7 @@ export class Device {
     refuseInCapture('time', 'read', this);
     if (typeof run !== 'function') throw new OptionError(`time: expected a function for run, got ${typeof run}`);
     const from = this.backend.mark();
-    const result: unknown = run();
-    if (result instanceof Promise) {
-      result.catch(() => undefined);
-      throw new OptionError('time: expected a function that returns without a promise, got an async function');
-    }
+    callNow('time', run);
     const to = this.backend.mark();
     return this.synchronize().then(() => this.backend.milliseconds(from, to));
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { OptionError } from './errors.js';
+import { callNow } from './call-now.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -50,11 +50,7 @@ export function tidy<T>(fn: () => T): T {
   scopes.push(scope);
   const survivors = new Set<object>();
   try {
-    const result = fn();
-    if (result instanceof Promise) {
-      result.catch(() => undefined);
-      throw new OptionError('tidy: expected a function that returns without a promise, got an async function');
-    }
+    const result = callNow('tidy', fn);
     collect(result, survivors, (value) => 'storage' in value && 'shape' in value);
     return result;
   } finally {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { callNow } from '../call-now.js';
 import { OptionError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 
@@ -98,14 +99,7 @@ export function isRecording(): boolean {
  * @throws OptionError if `fn` returns a promise: what runs after an `await` would be recorded again.
  */
 export function noGrad<T>(fn: () => T): T {
-  return unrecorded(null, () => {
-    const result = fn();
-    if (result instanceof Promise) {
-      result.catch(() => undefined);
-      throw new OptionError('noGrad: expected a function that returns without a promise, got an async function');
-    }
-    return result;
-  });
+  return unrecorded(null, () => callNow('noGrad', fn));
 }
 
 /** Without recording, watched or not: also by a checkpoint, whose second run will not record what `noGrad` encloses either. */
