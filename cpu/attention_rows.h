@@ -137,15 +137,15 @@ TERNFLASH_INLINE void load_row(const Tensor& tensor, int64_t start, int64_t head
   }
 }
 
-// Asks for rows [begin, end) ahead of load_tile: they lie a token apart, which the processor's own prefetcher does not
-// follow.
-template <class RowStart>
+// Asks for rows [begin, end) ahead of their use: they lie a token apart, which the processor's own prefetcher does not
+// follow. LOCALITY: 3 for the L1 cache, 2 for the L2 cache.
+template <int LOCALITY = 3, class RowStart>
 TERNFLASH_INLINE void prefetch_rows(const Tensor& tensor, int64_t head_dim, int64_t begin, int64_t end,
                                     const RowStart& start) {
   const int64_t element_bytes = tensor.dtype == DType::FLOAT32 ? 4 : 2;
   for (int64_t i = begin; i < end; i++) {
     const char* row = static_cast<const char*>(tensor.data) + start(i) * element_bytes;
-    for (int64_t byte = 0; byte < head_dim * element_bytes; byte += 64) __builtin_prefetch(row + byte);
+    for (int64_t byte = 0; byte < head_dim * element_bytes; byte += 64) __builtin_prefetch(row + byte, 0, LOCALITY);
   }
 }
 

@@ -328,25 +328,22 @@ TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, cons
   }
 }
 
-// Keys [key_begin, key_begin + keys) of key heads [head_begin, head_end), whose rows are `heads`. k and v are read
-// once, in the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them took
-// longer than all the rest.
+// The next FEW_KEYS of `left` keys from key_begin, of key heads [head_begin, head_end), whose rows are `heads`. k and v
+// are read once, in the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them
+// took longer than all the rest.
 template <DType DTYPE>
 static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& rule, const FewRows* heads,
-                          int64_t start, int64_t key_begin, int64_t keys, int64_t head_begin, int64_t head_end,
+                          int64_t start, int64_t key_begin, int64_t left, int64_t head_begin, int64_t head_end,
                           Scratch& scratch) {
+  const int64_t keys = min64(FEW_KEYS, left);
   const int64_t head_dim = params.shape.head_dim;
   const int64_t token = params.shape.key_heads * head_dim;
   const auto sums_of = [&](int64_t row) { return scratch.k + (row - heads[head_begin].begin) * FEW_KEYS * LANES; };
-  constexpr int64_t BYTES = DTYPE == DType::FLOAT32 ? 4 : 2;
-  // Asks for what these heads have of a token: of values while keys are read, of the next keys while values are.
-  const auto ask = [&](const void* data, int64_t index) {
-    const uint8_t* first = static_cast<const uint8_t*>(data) + (index + head_begin * head_dim) * BYTES;
-    for (int64_t byte = 0; byte < (head_end - head_begin) * head_dim * BYTES; byte += 64)
-      __builtin_prefetch(first + byte, 0, 2);
-  };
+  // Values are asked for while keys are read, the next keys while values are: more than the L1 cache holds.
+  const int64_t width = (head_end - head_begin) * head_dim;
+  const auto key_start = [&](int64_t j) { return start + j * token + head_begin * head_dim; };
   for (int64_t j = 0; j < keys; j++) {
-    ask(params.v.data, start + j * token);
+    prefetch_rows<2>(params.v, width, j, j + 1, key_start);
     for (int64_t head = head_begin; head < head_end; head++) {
       const int64_t key = start + j * token + head * head_dim;
       const int64_t row_end = heads[head].end;
@@ -361,7 +358,7 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
     few_rows_softmax(rule, heads[head], key_begin, keys, sums_of(heads[head].begin), scratch);
   int64_t j = 0;
   for (; j + 4 <= keys; j += 4) {
-    for (int64_t i = 0; i < 4; i++) ask(params.k.data, start + (FEW_KEYS + j + i) * token);
+    prefetch_rows<2>(params.k, width, FEW_KEYS + j, min64(FEW_KEYS + j + 4, left), key_start);
     for (int64_t head = head_begin; head < head_end; head++)
       add_values<DTYPE, 4>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
                            scratch);
@@ -420,7 +417,7 @@ static void attend_few_rows(const FlashAttentionParams& params, const ScoreRule&
   const int64_t together = max64(1, SUM_ROWS / (ceil_div(shape.heads, shape.key_heads) * first_head.queries));
   for (int64_t key = begin; key < end; key += FEW_KEYS) {
     for (int64_t head = 0; head < shape.key_heads; head += together)
-      few_rows_step<DTYPE>(params, rule, heads, first_head.key_start(key), key, min64(FEW_KEYS, end - key), head,
+      few_rows_step<DTYPE>(params, rule, heads, first_head.key_start(key), key, end - key, head,
                            min64(head + together, shape.key_heads), scratch);
   }
 }
