@@ -18,6 +18,11 @@ constexpr HopperForwardVariant hopper_variant(int longest = INT_MAX) {
           Tiling::BYTES, attention_forward_hopper<T, D, WARPGROUPS, KEYS, STAGES, OVERLAPS_TILES, SIDES, SOFTCAP>};
 }
 
+template <int COUNT>
+HopperForwardTable hopper_table(const HopperForwardVariant (&rows)[COUNT]) {
+  return {rows, COUNT};
+}
+
 // Tiles tuned on an H100 (docs/kernel-log.md).
 template <class T, int D>
 HopperForwardTable hopper_forward_table() {
@@ -28,7 +33,7 @@ HopperForwardTable hopper_forward_table() {
         hopper_variant<T, D, 2, 128, 6, false, 2>(),        //
         hopper_variant<T, D, 2, 128, 6, false, 2, true>(),  //
     };
-    return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+    return hopper_table(ROWS);
   } else if constexpr (D == 128) {
     static constexpr HopperForwardVariant ROWS[] = {
         hopper_variant<T, D, 2, 128, 2, true, 0>(3072),     //
@@ -38,7 +43,7 @@ HopperForwardTable hopper_forward_table() {
         hopper_variant<T, D, 2, 128, 3, false, 2>(),        //
         hopper_variant<T, D, 2, 128, 3, false, 2, true>(),  //
     };
-    return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+    return hopper_table(ROWS);
   } else if constexpr (D == 256) {
     static constexpr HopperForwardVariant ROWS[] = {
         hopper_variant<T, D, 2, 80, 2, false, 0>(),        //
@@ -47,7 +52,7 @@ HopperForwardTable hopper_forward_table() {
         hopper_variant<T, D, 2, 80, 2, false, 2>(),        //
         hopper_variant<T, D, 2, 64, 2, false, 2, true>(),  //
     };
-    return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+    return hopper_table(ROWS);
   } else if constexpr (D == 96) {
     static constexpr HopperForwardVariant ROWS[] = {
         hopper_variant<T, D, 2, 128, 2, true, 0>(),         //
@@ -55,7 +60,7 @@ HopperForwardTable hopper_forward_table() {
         hopper_variant<T, D, 2, 128, 3, false, 2>(),        //
         hopper_variant<T, D, 2, 128, 3, false, 2, true>(),  //
     };
-    return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+    return hopper_table(ROWS);
   } else {
     static constexpr HopperForwardVariant ROWS[] = {
         hopper_variant<T, D, 2, 112, 2, false, 0>(),        //
@@ -63,7 +68,7 @@ HopperForwardTable hopper_forward_table() {
         hopper_variant<T, D, 2, 112, 2, false, 2>(),        //
         hopper_variant<T, D, 2, 112, 2, false, 2, true>(),  //
     };
-    return {ROWS, sizeof(ROWS) / sizeof(ROWS[0])};
+    return hopper_table(ROWS);
   }
 }
 
