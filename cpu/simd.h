@@ -43,6 +43,13 @@ typedef uint32_t VecUint __attribute__((vector_size(VECTOR_BYTES)));
 #define TERNFLASH_INLINE static inline __attribute__((always_inline, unused))
 #define TERNFLASH_UNROLL _Pragma("GCC unroll 64")
 
+// Lanes of a, then of b, by number.
+#if defined(__clang__) || __GNUC__ >= 12
+#define TERNFLASH_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define TERNFLASH_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype((a) < (b)){__VA_ARGS__})
+#endif
+
 TERNFLASH_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
 TERNFLASH_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecUnaligned*>(p) = v; }
 // x - 0 keeps the compiler from emitting an addition for the broadcast.

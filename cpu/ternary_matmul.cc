@@ -16,22 +16,10 @@
 #include "ternary_panels.h"
 #include "ternary_stream.h"
 
-namespace {
-
-using namespace ternflash;
-
-// Spreading the weights pays with many tokens, and early where rows are short: then the other way spends its time
-// adding up lanes. Against Zen 4, 2026-11-22.
-constexpr int64_t FEW_TOKENS = 24;
-constexpr int64_t SOME_TOKENS = 384;
-constexpr int64_t LONG_ROW = 1024;
-
-}  // namespace
-
 namespace ternflash::cpu::TERNFLASH_ISA {
 
 void ternary_matmul_int8(const TernaryMatmulInt8Params& p, Context& context) {
-  if (p.m < FEW_TOKENS || (p.m < SOME_TOKENS && p.k >= LONG_ROW))
+  if (p.m < FEW_TOKENS)
     multiply_streaming(p, context);
   else
     multiply_panels(p, context);

@@ -1,42 +1,54 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// The product of many tokens: the packed bytes are spread to one code each and packed in panels of NR weight rows,
-// [K/4][NR][4], so that a lane of a vector belongs to one weight row and four activations are broadcast to all lanes. A
-// register tile is MR tokens by NR rows; tasks are tiles of the result.
+// The product of many tokens: a dword of a packed row, 16 features, is a lane of a vector, so that a vector belongs to
+// as many weight rows as it has lanes. Panels of NR weight rows lie as [K/16][NR] dwords; their codes are taken out of
+// them in registers, four features of each row at a time, and meet the same four features of a token, broadcast to all
+// lanes. These four are 16g + p, 16g + 4 + p, 16g + 8 + p and 16g + 12 + p of group g, for p from 0 to 3: the codes of
+// the tokens are dealt into that order first. A register tile is MR tokens by NR rows; tasks are tiles of the result.
 //
 // Rows of zeros are in no panel, and blocks that are zero in all rows of a panel are passed over.
 
 #ifndef TERNFLASH_CPU_TERNARY_PANELS_H_
 #define TERNFLASH_CPU_TERNARY_PANELS_H_
 
+#include "lanes.h"
 #include "ternary_rows.h"
 
 namespace {
 
 #if defined(__AVX512BW__)
 constexpr int MR = 12;
-#elif defined(__AVX2__)
-constexpr int MR = 5;
 #else
 constexpr int MR = 4;
 #endif
-constexpr int ROWS_PER_VECTOR = STEP / 4;
 constexpr int NV = 2;
-constexpr int NR = NV * ROWS_PER_VECTOR;           // weight rows of a panel
+constexpr int NR = NV * LANES;                     // weight rows of a panel
 constexpr int64_t TILE_M = MR * 8;                 // tokens of a task
 constexpr int64_t TILE_N = NR * 4;                 // weight rows of a task
-constexpr int64_t PANEL_BYTES = int64_t(8) << 20;  // most bytes of spread codes at a time
+constexpr int64_t PANEL_BYTES = int64_t(8) << 20;  // most bytes of panels at a time
+static_assert(STEP == VECTOR_BYTES && BLOCK % STEP == 0, "a block of a row is transposed by whole vectors");
 
-// Quads of one call of the micro-kernel, and blocks of a panel's part that fits the L1 cache: a multiple of both.
-constexpr int64_t MOST_STEPS = min64(MOST_PRODUCTS, 4 * BLOCK);
-constexpr int64_t SECTION = MOST_STEPS % BLOCK == 0 ? MOST_STEPS / BLOCK : 15;
-static_assert(SECTION * BLOCK % MOST_STEPS == 0, "no short call within a section");
+// A group is 16 features: a dword of a row.
+constexpr int64_t GROUP = 16;
+constexpr int64_t BLOCK_GROUPS = BLOCK / 4;
+// Groups of one call of the micro-kernel, and blocks of a panel's part that fits the L1 cache: a multiple of both.
+constexpr int64_t MOST_GROUPS = min64(MOST_PRODUCTS / 4, 4 * BLOCK_GROUPS);
+constexpr int64_t SECTION = MOST_GROUPS % BLOCK_GROUPS == 0 ? MOST_GROUPS / BLOCK_GROUPS : 15;
+static_assert(SECTION * BLOCK_GROUPS % MOST_GROUPS == 0, "no short call within a section");
 
-// Four codes of a byte to a byte each.
-TERNFLASH_INLINE uint32_t spread(uint32_t byte) {
-  const uint32_t pairs = (byte | byte << 12) & 0x000f000fu;
-  return (pairs | pairs << 6) & 0x03030303u;
+// Codes in the order of the panels; zeros beyond the last, to a whole group.
+TERNFLASH_INLINE void deal_codes(const int8_t* codes, int64_t count, int8_t* out) {
+  typedef int8_t Group __attribute__((vector_size(GROUP)));
+  for (int64_t i = 0; i < count; i += GROUP) {
+    Group in = {};
+    if (i + GROUP <= count)
+      __builtin_memcpy(&in, codes + i, GROUP);
+    else
+      __builtin_memcpy(&in, codes + i, size_t(count - i));
+    const Group dealt = TERNFLASH_SHUFFLE(in, in, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __builtin_memcpy(out + i, &dealt, GROUP);
+  }
 }
 
 // The weight rows that are not zero.
@@ -60,38 +72,50 @@ ActiveRows find_active_rows(const TernaryMatmulInt8Params& p, Context& context, 
   return {count == p.n ? nullptr : list, count};
 }
 
-// Active rows [first, first + NR) as [quads][NR][4], code 0 for rows beyond the last; needed[b] says whether block b
-// has other trits than 0, else it is left out.
-void pack_panel(const TernaryMatmulInt8Params& p, const ActiveRows& active, int64_t first, int64_t quads, uint8_t* out,
+// Bytes [begin, begin + STEP) of a row, zeros beyond its end.
+TERNFLASH_INLINE Vec load_row_bytes(const uint8_t* row, int64_t begin, int64_t row_bytes) {
+  if (__builtin_expect(begin + STEP <= row_bytes, 1)) return load(reinterpret_cast<const float*>(row + begin));
+  alignas(64) uint8_t bytes[STEP] = {};
+  __builtin_memcpy(bytes, row + begin, size_t(row_bytes - begin));
+  return load(reinterpret_cast<const float*>(bytes));
+}
+
+// Active rows [first, first + NR) as [groups][NR] dwords, code 0 for rows beyond the last; needed[b] says whether block
+// b has other trits than 0, else it is left out.
+void pack_panel(const TernaryMatmulInt8Params& p, const ActiveRows& active, int64_t first, int64_t groups, uint8_t* out,
                 uint8_t* needed) {
-  uint32_t* target = reinterpret_cast<uint32_t*>(out);
+  const int64_t row_bytes = ceil_div(p.k, 4);
   const int64_t present = min64(NR, active.count - first);
   const uint8_t* rows[NR];
   for (int64_t line = 0; line < present; line++)
-    rows[line] = static_cast<const uint8_t*>(p.packed.data) + active.at(first + line) * quads;
-  bool whole = true;
-  for (int64_t begin = 0; begin < quads; begin += BLOCK) {
+    rows[line] = static_cast<const uint8_t*>(p.packed.data) + active.at(first + line) * row_bytes;
+  for (int64_t begin = 0; begin < row_bytes; begin += BLOCK) {
     int64_t line = 0;
-    while (line < present && all_zero(rows[line] + begin, min64(BLOCK, quads - begin))) line++;
+    while (line < present && all_zero(rows[line] + begin, min64(BLOCK, row_bytes - begin))) line++;
     needed[begin / BLOCK] = line < present;
-    whole = whole && line < present;
-  }
-  for (int64_t line = 0; line < NR; line++) {
-    if (line >= present) {
-      for (int64_t quad = 0; quad < quads; quad++) target[quad * NR + line] = 0;
-    } else if (whole) {
-      for (int64_t quad = 0; quad < quads; quad++) target[quad * NR + line] = spread(rows[line][quad]);
-    } else {
-      for (int64_t quad = 0; quad < quads; quad++)
-        if (needed[quad / BLOCK]) target[quad * NR + line] = spread(rows[line][quad]);
+    if (line == present) continue;
+    for (line = 0; line < present; line++) __builtin_prefetch(rows[line] + begin + 2 * BLOCK);
+    for (int64_t at = begin; at < min64(begin + BLOCK, row_bytes); at += STEP) {
+      for (int64_t j = 0; j < NR; j += LANES) {
+        Vec square[LANES];
+        TERNFLASH_UNROLL
+        for (int i = 0; i < LANES; i++)
+          square[i] = j + i < present ? load_row_bytes(rows[j + i], at, row_bytes) : Vec{};
+        transpose(square);
+        float* to = reinterpret_cast<float*>(out) + at / 4 * NR + j;
+        const int64_t count = min64(LANES, groups - at / 4);
+        TERNFLASH_UNROLL
+        for (int i = 0; i < LANES; i++)
+          if (i < count) store(to + i * NR, square[i]);
+      }
     }
   }
 }
 
-// tile[ROWS][TILE_N] (+)= ROWS tokens times a panel over `quads` quads; codes: ROWS rows, `stride` bytes apart.
+// tile[ROWS][TILE_N] (+)= ROWS tokens times a panel over `groups` groups; codes: ROWS rows, `stride` bytes apart.
 // Not inlined, so that its accumulators have all registers to themselves.
 template <int ROWS>
-__attribute__((noinline)) void micro_kernel(int64_t quads, const int8_t* codes, int64_t stride, const uint8_t* panel,
+__attribute__((noinline)) void micro_kernel(int64_t groups, const int8_t* codes, int64_t stride, const uint8_t* panel,
                                             int32_t* tile, bool first) {
   Bytes acc[ROWS][NV];
   TERNFLASH_UNROLL
@@ -99,41 +123,55 @@ __attribute__((noinline)) void micro_kernel(int64_t quads, const int8_t* codes, 
     TERNFLASH_UNROLL
     for (int j = 0; j < NV; j++) acc[i][j] = zero_bytes();
   }
-  for (int64_t quad = 0; quad < quads; quad++) {
-    Bytes weights[NV];
+  for (int64_t group = 0; group < groups; group++) {
+    Bytes packed[NV];
     TERNFLASH_UNROLL
-    for (int j = 0; j < NV; j++) weights[j] = load_bytes(panel + quad * NR * 4 + j * STEP);
+    for (int j = 0; j < NV; j++) packed[j] = load_bytes(panel + group * NR * 4 + j * STEP);
     TERNFLASH_UNROLL
-    for (int i = 0; i < ROWS; i++) {
-      int32_t four;
-      __builtin_memcpy(&four, codes + i * stride + quad * 4, 4);
-      const Bytes values = broadcast_four(four);
+    for (int part = 0; part < 4; part++) {
+      Bytes weights[NV];
       TERNFLASH_UNROLL
-      for (int j = 0; j < NV; j++) acc[i][j] = add_products(acc[i][j], weights[j], values);
+      for (int j = 0; j < NV; j++) weights[j] = codes_of(packed[j], part);
+      TERNFLASH_UNROLL
+      for (int i = 0; i < ROWS; i++) {
+        int32_t four;
+        __builtin_memcpy(&four, codes + i * stride + group * GROUP + part * 4, 4);
+        const Bytes values = broadcast_four(four);
+        TERNFLASH_UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] = add_products(acc[i][j], weights[j], values);
+      }
     }
   }
   TERNFLASH_UNROLL
   for (int i = 0; i < ROWS; i++) {
     TERNFLASH_UNROLL
     for (int j = 0; j < NV; j++) {
-      int32_t* at = tile + i * TILE_N + j * ROWS_PER_VECTOR;
+      int32_t* at = tile + i * TILE_N + j * LANES;
       const Bytes sums = to_int32(acc[i][j]);
       store_bytes(at, first ? sums : add_int32(load_bytes(at), sums));
     }
   }
 }
 
-// Products of `quads` quads of a tile's tokens with a panel.
-void multiply_panel(int64_t rows, int64_t quads, const int8_t* codes, int64_t stride, const uint8_t* panel,
+// Products of `groups` groups of a tile's tokens with a panel.
+void multiply_panel(int64_t rows, int64_t groups, const int8_t* codes, int64_t stride, const uint8_t* panel,
                     int32_t* tile, bool first) {
-  for (int64_t quad = 0; quad < quads; quad += MOST_STEPS) {
-    const int64_t depth = min64(MOST_STEPS, quads - quad);
-    const int8_t* values = codes + quad * 4;
-    const uint8_t* part = panel + quad * NR * 4;
-    const bool start = first && quad == 0;
+  for (int64_t group = 0; group < groups; group += MOST_GROUPS) {
+    const int64_t depth = min64(MOST_GROUPS, groups - group);
+    const int8_t* values = codes + group * GROUP;
+    const uint8_t* part = panel + group * NR * 4;
+    const bool start = first && group == 0;
     int64_t i = 0;
     for (; i + MR <= rows; i += MR)
       micro_kernel<MR>(depth, values + i * stride, stride, part, tile + i * TILE_N, start);
+    if (MR > 8 && i + 8 <= rows) {
+      micro_kernel<8>(depth, values + i * stride, stride, part, tile + i * TILE_N, start);
+      i += 8;
+    }
+    if (MR > 4 && i + 4 <= rows) {
+      micro_kernel<4>(depth, values + i * stride, stride, part, tile + i * TILE_N, start);
+      i += 4;
+    }
     for (; i < rows; i++) micro_kernel<1>(depth, values + i * stride, stride, part, tile + i * TILE_N, start);
   }
 }
@@ -171,29 +209,26 @@ void store_among_zeros(const TernaryMatmulInt8Params& p, const ActiveRows& activ
 }
 
 void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
-  const int64_t quads = ceil_div(p.k, 4), stride = quads * 4, blocks = ceil_div(quads, BLOCK);
-  const int64_t span = max64(TILE_N, PANEL_BYTES / stride / TILE_N * TILE_N);
+  const int64_t groups = ceil_div(p.k, GROUP), stride = groups * GROUP, blocks = ceil_div(groups, BLOCK_GROUPS);
+  const int64_t panel_bytes = groups * NR * 4;
+  const int64_t span = max64(TILE_N, PANEL_BYTES / panel_bytes * NR / TILE_N * TILE_N);
   const int64_t span_now = min64(span, round_up(p.n, NR));
-  // Rows of K not divisible by four are copied to rows that are, padded with zeros.
-  const bool padded = stride != p.k;
   const int64_t sums_bytes = round_up(p.m * (blocks + 1) * int64_t(sizeof(int32_t)), 64);
-  const int64_t codes_bytes = padded ? round_up(p.m * stride, 64) : 0;
+  const int64_t codes_bytes = round_up(p.m * stride, 64);
   const int64_t rows_bytes = round_up(p.n * int64_t(sizeof(int32_t)), 64);
   const int64_t needed_bytes = round_up(span_now / NR * blocks, 64);
-  uint8_t* shared =
-      shared_scratch<uint8_t>(context, sums_bytes + codes_bytes + rows_bytes + needed_bytes + span_now * stride);
+  uint8_t* shared = shared_scratch<uint8_t>(
+      context, sums_bytes + codes_bytes + rows_bytes + needed_bytes + span_now / NR * panel_bytes);
   int32_t* code_sums = reinterpret_cast<int32_t*>(shared);
-  int8_t* copy = reinterpret_cast<int8_t*>(shared + sums_bytes);
+  int8_t* codes = reinterpret_cast<int8_t*>(shared + sums_bytes);
   int32_t* list = reinterpret_cast<int32_t*>(shared + sums_bytes + codes_bytes);
   uint8_t* needed = shared + sums_bytes + codes_bytes + rows_bytes;
   uint8_t* panels = needed + needed_bytes;
   const int8_t* given = static_cast<const int8_t*>(p.codes.data);
-  const int8_t* codes = padded ? copy : given;
   parallel_ranges(context, p.m, max64(1, 65536 / p.k), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       sum_codes(given + row * p.k, p.k, code_sums + row * (blocks + 1));
-      if (!padded) continue;
-      for (int64_t k = 0; k < stride; k++) copy[row * stride + k] = k < p.k ? given[row * p.k + k] : int8_t(0);
+      deal_codes(given + row * p.k, p.k, codes + row * stride);
     }
   });
   const ActiveRows active = find_active_rows(p, context, list);
@@ -206,7 +241,7 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
   for (int64_t first = 0; first < active.count; first += span) {
     const int64_t cols = min64(span, active.count - first);
     parallel_for(context, ceil_div(cols, NR), [&](int64_t panel, int) {
-      pack_panel(p, active, first + panel * NR, quads, panels + panel * NR * stride, needed + panel * blocks);
+      pack_panel(p, active, first + panel * NR, groups, panels + panel * panel_bytes, needed + panel * blocks);
     });
     const int64_t col_tiles = ceil_div(cols, TILE_N), row_tiles = ceil_div(p.m, TILE_M);
     parallel_for(context, row_tiles * col_tiles, [&](int64_t task, int thread) {
@@ -224,9 +259,9 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
             if (!wanted[block]) continue;
             const int64_t begin = block;
             while (block + 1 < section_end && wanted[block + 1]) block++;
-            const int64_t quad = begin * BLOCK, end = min64((block + 1) * BLOCK, quads);
-            multiply_panel(rows, end - quad, codes + row * stride + quad * 4, stride,
-                           panels + panel * NR * stride + quad * NR * 4, scratch.sums + j, !started[j / NR]);
+            const int64_t group = begin * BLOCK_GROUPS, end = min64((block + 1) * BLOCK_GROUPS, groups);
+            multiply_panel(rows, end - group, codes + row * stride + group * GROUP, stride,
+                           panels + panel * panel_bytes + group * NR * 4, scratch.sums + j, !started[j / NR]);
             for (int64_t i = 0; i < rows && !whole; i++) {
               const int32_t* sums = code_sums + (row + i) * (blocks + 1);
               int32_t& met = scratch.code_sums[j / NR][i];

@@ -2,34 +2,33 @@
 // Copyright 2026 The Ternflash Authors
 //
 // The product of few tokens: the packed bytes are streamed. Each token's codes are dealt into four planes, plane i
-// holding codes 4b + i, so that plane_i[b] meets (byte[b] >> 2i) & 3 with contiguous loads only. Tasks are STREAM_N
-// weight rows.
+// holding codes 4b + i, so that plane_i[b] meets (byte[b] >> 2i) & 3 with contiguous loads only. Tasks are weight rows.
 //
 // Rows of zeros are passed over, and with enough tokens blocks that are zero in all rows of a task.
 
 #ifndef TERNFLASH_CPU_TERNARY_STREAM_H_
 #define TERNFLASH_CPU_TERNARY_STREAM_H_
 
+#include "lanes.h"
 #include "ternary_rows.h"
 
 namespace {
 
 constexpr int MB = 4;                                                // tokens at a time
-constexpr int NB = 4;                                                // weight rows at a time
-constexpr int64_t STREAM_N = 64;                                     // weight rows of a task
-constexpr int64_t STREAM_M = 64;                                     // tokens of a task
+constexpr int NB = 4;                                                // weight rows at a time, of MB tokens
+constexpr int MOST_NB = LANES < 8 ? 4 : 8;                           // and of one, to hide the latency of the sums
+constexpr int64_t FEW_TOKENS = 12;                                   // there are fewer than this
 constexpr int64_t STEPS_PER_FLUSH = min64(MOST_PRODUCTS, 1024) / 4;  // a step adds four planes
+
+// The next block of rows, or this many bytes if it is shorter, is asked for ahead, into the L2 cache: the L1 cache
+// waits for too few lines at a time. One token on Zen 4, 2 threads: 14 GB/s without, 17 into the L1 cache, 30 into L2.
+constexpr int64_t LEAST_AHEAD = 8192;
 
 // With fewer tokens looking for blocks of zeros takes longer than multiplying them. Against Zen 4, 2026-11-22.
 constexpr int64_t SKIP_TOKENS = 8;
-
-TERNFLASH_INLINE int32_t sum_lanes(Bytes total) {
-  int32_t lanes[STEP / 4];
-  store_bytes(lanes, total);
-  int32_t sum = 0;
-  for (int i = 0; i < STEP / 4; i++) sum += lanes[i];
-  return sum;
-}
+constexpr int64_t SKIP_ROWS = 64;  // weight rows of a task that looks for them
+constexpr int64_t MOST_ROWS =
+    1024;  // and of another; a few tasks for each thread, as what is prefetched beyond one is lost
 
 // Packed bytes of a row, whole blocks.
 struct Run {
@@ -58,66 +57,84 @@ TERNFLASH_INLINE Runs find_runs(const uint8_t* packed, int64_t rows, int64_t row
   return {list, count};
 }
 
-// sums[TOKENS][NB] of TOKENS tokens, whose four planes are plane_bytes long (a multiple of STEP, zero beyond the row),
-// and NB packed rows over the runs. The last, partial step of a row reads its copy in `tails`, whose padding meets
-// zeros of the planes.
-template <int TOKENS>
+// sums[TOKENS][ROWS] of TOKENS tokens, whose four planes are plane_bytes long (a multiple of STEP, zero beyond the
+// row), and ROWS packed rows over the runs. The last, partial step of a row reads its copy in `tails`, whose padding
+// meets zeros of the planes.
+template <int TOKENS, int ROWS>
 __attribute__((noinline)) void stream_rows(const int8_t* planes, int64_t plane_bytes, const uint8_t* const* rows,
                                            const uint8_t (*tails)[STEP], int64_t row_bytes, const Runs& runs,
-                                           int32_t sums[TOKENS][NB]) {
-  Bytes total[TOKENS][NB];
+                                           int32_t (*sums)[ROWS]) {
+  Bytes total[TOKENS][ROWS];
   TERNFLASH_UNROLL
   for (int i = 0; i < TOKENS; i++) {
     TERNFLASH_UNROLL
-    for (int j = 0; j < NB; j++) total[i][j] = zero_bytes();
+    for (int j = 0; j < ROWS; j++) total[i][j] = zero_bytes();
   }
   const int64_t whole = row_bytes / STEP;
+  const int64_t ahead = round_up(LEAST_AHEAD, ROWS * row_bytes);
   for (int64_t run = 0; run < runs.count; run++) {
     const int64_t run_end = ceil_div(runs.list[run].end, STEP);
     for (int64_t first = runs.list[run].begin / STEP; first < run_end; first += STEPS_PER_FLUSH) {
       const int64_t end = min64(first + STEPS_PER_FLUSH, run_end);
-      Bytes acc[TOKENS][NB];
+      Bytes acc[TOKENS][ROWS];
       TERNFLASH_UNROLL
       for (int i = 0; i < TOKENS; i++) {
         TERNFLASH_UNROLL
-        for (int j = 0; j < NB; j++) acc[i][j] = zero_bytes();
+        for (int j = 0; j < ROWS; j++) acc[i][j] = zero_bytes();
       }
       for (int64_t step = first; step < end; step++) {
-        Bytes packed[NB];
+        Bytes packed[ROWS];
         TERNFLASH_UNROLL
-        for (int j = 0; j < NB; j++) packed[j] = load_bytes(step < whole ? rows[j] + step * STEP : tails[j]);
+        for (int j = 0; j < ROWS; j++) {
+          packed[j] = load_bytes(step < whole ? rows[j] + step * STEP : tails[j]);
+          __builtin_prefetch(rows[j] + step * STEP + ahead, 0, 2);
+        }
         TERNFLASH_UNROLL
         for (int part = 0; part < 4; part++) {
-          Bytes codes[NB];
+          Bytes codes[ROWS];
           TERNFLASH_UNROLL
-          for (int j = 0; j < NB; j++) codes[j] = codes_of(packed[j], part);
+          for (int j = 0; j < ROWS; j++) codes[j] = codes_of(packed[j], part);
           TERNFLASH_UNROLL
           for (int i = 0; i < TOKENS; i++) {
             const Bytes values = load_bytes(planes + (i * 4 + part) * plane_bytes + step * STEP);
             TERNFLASH_UNROLL
-            for (int j = 0; j < NB; j++) acc[i][j] = add_products(acc[i][j], codes[j], values);
+            for (int j = 0; j < ROWS; j++) acc[i][j] = add_products(acc[i][j], codes[j], values);
           }
         }
       }
       TERNFLASH_UNROLL
       for (int i = 0; i < TOKENS; i++) {
         TERNFLASH_UNROLL
-        for (int j = 0; j < NB; j++) total[i][j] = add_int32(total[i][j], to_int32(acc[i][j]));
+        for (int j = 0; j < ROWS; j++) total[i][j] = add_int32(total[i][j], to_int32(acc[i][j]));
       }
     }
   }
-  for (int i = 0; i < TOKENS; i++)
-    for (int j = 0; j < NB; j++) sums[i][j] = sum_lanes(total[i][j]);
+  TERNFLASH_UNROLL
+  for (int i = 0; i < TOKENS; i++) {
+    VecInt lanes[ROWS];
+    TERNFLASH_UNROLL
+    for (int j = 0; j < ROWS; j++) __builtin_memcpy(&lanes[j], &total[i][j], sizeof(VecInt));
+    const VecInt added = lane_sums<ROWS>(lanes);
+    __builtin_memcpy(sums[i], &added, sizeof(sums[i]));
+  }
 }
 
-template <int TOKENS>
-TERNFLASH_INLINE void stream_block(const int8_t* planes, int64_t plane_bytes, const uint8_t* const* rows,
-                                   const uint8_t (*tails)[STEP], int64_t row_bytes, const Runs& runs,
-                                   const int32_t* columns, int64_t present, const int32_t* code_sums, int32_t* out) {
-  int32_t sums[TOKENS][NB];
-  stream_rows<TOKENS>(planes, plane_bytes, rows, tails, row_bytes, runs, sums);
+// Packed rows that are multiplied together, `present` of them, the last one repeated after them; columns: theirs in
+// the task.
+struct RowBlock {
+  const uint8_t* rows[MOST_NB];
+  uint8_t tails[MOST_NB][STEP];
+  int32_t columns[MOST_NB];
+  int64_t present;
+};
+
+template <int TOKENS, int ROWS>
+TERNFLASH_INLINE void stream_block(const int8_t* planes, int64_t plane_bytes, const RowBlock& block, int64_t row_bytes,
+                                   const Runs& runs, const int32_t* code_sums, int32_t* out, int64_t out_stride) {
+  int32_t sums[TOKENS][ROWS];
+  stream_rows<TOKENS, ROWS>(planes, plane_bytes, block.rows, block.tails, row_bytes, runs, sums);
   for (int i = 0; i < TOKENS; i++)
-    for (int64_t j = 0; j < present; j++) out[i * STREAM_N + columns[j]] = sums[i][j] - code_sums[i];
+    for (int64_t j = 0; j < block.present; j++) out[i * out_stride + block.columns[j]] = sums[i][j] - code_sums[i];
 }
 
 void multiply_streaming(const TernaryMatmulInt8Params& p, Context& context) {
@@ -141,62 +158,67 @@ void multiply_streaming(const TernaryMatmulInt8Params& p, Context& context) {
       }
     }
   });
-  const int64_t col_tiles = ceil_div(p.n, STREAM_N);
-  parallel_for(context, col_tiles * ceil_div(p.m, STREAM_M), [&](int64_t task, int thread) {
-    const int64_t col = task % col_tiles * STREAM_N, cols = min64(STREAM_N, p.n - col);
-    const int64_t token = task / col_tiles * STREAM_M, tokens = min64(STREAM_M, p.m - token);
+  const bool skips = p.m >= SKIP_TOKENS;
+  const int64_t few_tasks = round_up(ceil_div(p.n, 4 * context.threads()), MOST_NB);
+  const int64_t task_rows = skips ? SKIP_ROWS : min64(MOST_ROWS, max64(SKIP_ROWS, few_tasks));
+  parallel_ranges(context, p.n, task_rows, [&](int64_t col, int64_t col_end, int thread) {
+    const int64_t cols = col_end - col;
     const int64_t run_bytes = (blocks + 1) / 2 * int64_t(sizeof(Run));
-    uint8_t* scratch = thread_scratch<uint8_t>(
-        context, thread, run_bytes + (STREAM_M * STREAM_N + 2 * STREAM_N) * int64_t(sizeof(int32_t)));
+    uint8_t* scratch =
+        thread_scratch<uint8_t>(context, thread, run_bytes + (p.m + 2) * task_rows * int64_t(sizeof(int32_t)));
     int32_t* sums = reinterpret_cast<int32_t*>(scratch + run_bytes);
-    float* values = reinterpret_cast<float*>(sums + STREAM_M * STREAM_N);
+    float* values = reinterpret_cast<float*>(sums + p.m * task_rows);
     const uint8_t* first_row = packed + col * row_bytes;
     const float* scales = scales_from(p, col);
     const int64_t scale_step = p.weight_scale.length == 1 ? 0 : 1;
     Run* list = reinterpret_cast<Run*>(scratch);
     *list = {0, row_bytes};
-    const Runs runs = tokens < SKIP_TOKENS ? Runs{list, 1} : find_runs(first_row, cols, row_bytes, list);
-    int32_t run_sums[STREAM_M] = {};  // of each token's codes in the runs
-    for (int64_t i = 0; i < tokens; i++) {
-      const int32_t* before = code_sums + (token + i) * (blocks + 1);
+    const Runs runs = skips ? find_runs(first_row, cols, row_bytes, list) : Runs{list, 1};
+    int32_t run_sums[FEW_TOKENS] = {};  // of each token's codes in the runs
+    for (int64_t i = 0; i < p.m; i++) {
+      const int32_t* before = code_sums + i * (blocks + 1);
       for (int64_t run = 0; run < runs.count; run++)
         run_sums[i] += before[ceil_div(runs.list[run].end, BLOCK)] - before[runs.list[run].begin / BLOCK];
     }
     const int64_t whole = row_bytes / STEP * STEP;
+    const int64_t together = p.m == 1 ? MOST_NB : NB;
     const uint8_t* row = first_row;
     for (int64_t j = 0; j < cols;) {
-      const uint8_t* rows[NB];
-      int32_t columns[NB];
-      int64_t present = 0;
-      for (; j < cols && present < NB; j++, row += row_bytes) {
+      RowBlock block = {};
+      for (; j < cols && block.present < together; j++, row += row_bytes) {
         if (!is_zero_row(row, row_bytes, scales[j * scale_step])) {
-          rows[present] = row;
-          columns[present++] = int32_t(j);
+          block.rows[block.present] = row;
+          block.columns[block.present++] = int32_t(j);
           continue;
         }
-        for (int64_t i = 0; i < tokens; i++) sums[i * STREAM_N + j] = 0;
+        for (int64_t i = 0; i < p.m; i++) sums[i * task_rows + j] = 0;
       }
-      if (present == 0) break;
-      for (int64_t line = present; line < NB; line++) rows[line] = rows[present - 1];
-      uint8_t tails[NB][STEP] = {};
-      for (int64_t line = 0; line < NB; line++)
-        for (int64_t b = whole; b < row_bytes; b++) tails[line][b - whole] = rows[line][b];
-      for (int64_t i = 0; i < tokens;) {
-        const int8_t* first = planes + (token + i) * 4 * plane_bytes;
-        int32_t* out = sums + i * STREAM_N;
-        if (i + MB <= tokens) {
-          stream_block<MB>(first, plane_bytes, rows, tails, row_bytes, runs, columns, present, run_sums + i, out);
+      if (block.present == 0) break;
+      for (int64_t line = block.present; line < together; line++) block.rows[line] = block.rows[block.present - 1];
+      for (int64_t line = 0; line < together; line++)
+        __builtin_memcpy(block.tails[line], block.rows[line] + whole, size_t(row_bytes - whole));
+      for (int64_t i = 0; i < p.m;) {
+        const int8_t* first = planes + i * 4 * plane_bytes;
+        int32_t* out = sums + i * task_rows;
+        if (p.m == 1) {
+          stream_block<1, MOST_NB>(first, plane_bytes, block, row_bytes, runs, run_sums + i, out, task_rows);
+          i++;
+        } else if (i + MB <= p.m) {
+          stream_block<MB, NB>(first, plane_bytes, block, row_bytes, runs, run_sums + i, out, task_rows);
           i += MB;
+        } else if (i + 2 <= p.m) {
+          stream_block<2, NB>(first, plane_bytes, block, row_bytes, runs, run_sums + i, out, task_rows);
+          i += 2;
         } else {
-          stream_block<1>(first, plane_bytes, rows, tails, row_bytes, runs, columns, present, run_sums + i, out);
+          stream_block<1, NB>(first, plane_bytes, block, row_bytes, runs, run_sums + i, out, task_rows);
           i++;
         }
       }
     }
-    const float* bias = p.bias.data ? as_floats(p.bias, col, cols, values + STREAM_N) : nullptr;
-    for (int64_t i = 0; i < tokens; i++) {
-      finish(p, token + i, cols, sums + i * STREAM_N, 0, scales, bias, values);
-      store_floats(p.out, (token + i) * p.n + col, cols, values);
+    const float* bias = p.bias.data ? as_floats(p.bias, col, cols, values + task_rows) : nullptr;
+    for (int64_t i = 0; i < p.m; i++) {
+      finish(p, i, cols, sums + i * task_rows, 0, scales, bias, values);
+      store_floats(p.out, i * p.n + col, cols, values);
     }
   });
 }
