@@ -6,21 +6,20 @@
 // One blocked product serves four ops, which differ only in how an operand is read: float32, float16 or bfloat16;
 // ternary codes times their scale; int8 codes divided by their token's scale. Either operand may lie along k or across.
 //
-//   gemm   A task owns a tile of out, at most TILE_ROWS x TILE_COLS. For each block of KC of k it packs its part of A
-//          and of B as float32 into its thread's scratch and adds A B to the tile there, MR x NR in registers; then it
-//          adds the bias and rounds to out's dtype. Packing is a few percent of the work, so threads share nothing.
+//   gemm   One operand goes along the lanes of vectors and is packed first, by all threads, into memory that they
+//          share: [cols / NR][k][NR]. The other is broadcast element by element, and copied a few rows at a time. What
+//          lies along k and goes along the lanes must be transposed, so that is the smaller one; out is then computed
+//          transposed. A task owns a tile of out, at most TILE_ROWS x TILE_COLS, and walks over k in blocks of KC.
 //   dot    If one side has at most FEW rows and both lie along k (decoding), nothing is packed: the other side, the
 //          weights, is read once, as vectors along k.
 //
 // The order of additions depends on the shape and the instruction set alone, never on the number of threads.
-// Scratch: 0.7 MB per thread for gemm, FEW * k floats shared for dot.
-//
-// Measured on a Zen 4 server, 2026-11-22, 1024 x 1024 x 1024, avx512: 94 to 100 GFLOP/s on one core (FMA peak 117), 168
-// to 198 on two (217), whatever the float dtype and layout; one token reads float32 weights at 17 to 20 GB/s a core.
+// Scratch: 0.3 MB per thread and up to SPAN_BYTES shared for gemm, FEW * k floats shared for dot.
 
 #include "matmul.h"
 
 #include "kernels.h"
+#include "lanes.h"
 #include "matrix.h"
 #include "simd.h"
 
@@ -28,25 +27,31 @@ namespace {
 
 using namespace ternflash;
 
-// MR x 2 accumulators, two vectors of B and a broadcast: 27 of 32 registers, 15 or 11 of 16.
+// MR x 2 accumulators, two vectors and a broadcast: 27 of 32 registers, 15 or 11 of 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int MR = 12;
-constexpr int DOT_ROWS = 4;
+constexpr int DOT_ROWS = 8;
+constexpr int DOT_COLS = 3;
 #elif defined(__AVX2__)
 constexpr int MR = 6;
-constexpr int DOT_ROWS = 2;
+constexpr int DOT_ROWS = 4;
+constexpr int DOT_COLS = 2;
 #else
 constexpr int MR = 4;
-constexpr int DOT_ROWS = 2;
+constexpr int DOT_ROWS = 4;
+constexpr int DOT_COLS = 2;
 #endif
 constexpr int NR = 2 * LANES;
-// Tuned on Zen 4 (32 KB of L1, 1 MB of L2): MR rows of A stay in L1, A, B and out of a tile in L2.
+// Tuned on Zen 4 (32 KB of L1, 1 MB of L2): MR rows stay in L1, the columns and out of a tile in L2.
 constexpr int64_t KC = 256;
 constexpr int64_t TILE_ROWS = 192;
 constexpr int64_t TILE_COLS = 256;
-static_assert(TILE_ROWS % MR == 0 && TILE_COLS % NR == 0 && KC % LANES == 0 && NR % 4 == 0, "tiles are whole blocks");
+static_assert(TILE_ROWS % MR == 0 && TILE_COLS % NR == 0 && KC % LANES == 0 && TILE_ROWS % LANES == 0,
+              "tiles are whole blocks");
+// Packed columns that are held at a time, unless one tile's are more.
+constexpr int64_t SPAN_BYTES = int64_t(16) << 20;
 // Floats from row to row, a line more than a power of two, so that rows do not compete for the same sets of the cache.
-constexpr int64_t A_STRIDE = KC + 16;
+constexpr int64_t ROW_STRIDE = KC + 16;
 constexpr int64_t C_STRIDE = TILE_COLS + 16;
 constexpr int64_t FEW = 16;
 
@@ -65,175 +70,223 @@ struct Product {
 
 // ---- Packing ------------------------------------------------------------------------------------------------------
 
-struct Scratch {
-  alignas(64) float a[TILE_ROWS * A_STRIDE];  // [rows][A_STRIDE], or [rows / MR][KC][MR] if A lies across k
-  alignas(64) float b[TILE_COLS * KC];        // [cols / NR][KC][NR]
-  alignas(64) float c[TILE_ROWS * C_STRIDE];
-  alignas(64) float run[4 * KC];
-  alignas(64) float bias[TILE_COLS];
+// out [rows, cols], or its transpose, is the broadcast side [rows, k] times the columns [k, cols].
+struct Sides {
+  Matrix broadcast;
+  bool broadcast_along_k;
+  Matrix columns;
+  bool columns_along_k;
+  int64_t rows;
+  int64_t cols;
+  int64_t k;
+  bool transposed;
 };
-static_assert(4 * KC >= TILE_COLS && 4 * KC >= TILE_ROWS, "a run of any operand must fit");
 
-void pack_a(const Product& p, int64_t row, int64_t rows, int64_t k_begin, int64_t depth, Scratch& scratch) {
-  if (p.a_along_k) {
-    for (int64_t i = 0; i < rows; i++) load_run(p.a, row + i, k_begin, depth, scratch.a + i * A_STRIDE);
+Sides sides_of(const Product& p) {
+  // Copying a row of the broadcast side is cheapest along k, packing columns across k.
+  const bool swap = p.b_along_k && (!p.a_along_k || p.m < p.n);
+  if (swap) return {p.b, p.b_along_k, p.a, p.a_along_k, p.n, p.m, p.k, true};
+  return {p.a, p.a_along_k, p.b, p.b_along_k, p.m, p.n, p.k, false};
+}
+
+struct Scratch {
+  alignas(64) float rows[MR * ROW_STRIDE];  // [MR][ROW_STRIDE], or [KC][MR] if the broadcast side lies across k
+  alignas(64) float c[TILE_ROWS * C_STRIDE];
+  alignas(64) float run[max64(KC, max64(TILE_ROWS, TILE_COLS))];
+};
+
+// Rows [row, row + rows) of the broadcast side, at most MR.
+void copy_rows(const Sides& s, int64_t row, int64_t rows, int64_t k_begin, int64_t depth, Scratch& scratch) {
+  if (s.broadcast_along_k) {
+    for (int64_t i = 0; i < rows; i++) load_run(s.broadcast, row + i, k_begin, depth, scratch.rows + i * ROW_STRIDE);
     return;
   }
   for (int64_t t = 0; t < depth; t++) {
-    const float* run = view_run(p.a, k_begin + t, row, rows, scratch.run);
-    float* to = scratch.a + t * MR;
-    int64_t i = 0;
-    for (; i + MR <= rows; i += MR, to += KC * MR) __builtin_memcpy(to, run + i, MR * sizeof(float));
-    for (int64_t j = i; j < rows; j++) to[j - i] = run[j];
+    const float* run = view_run(s.broadcast, k_begin + t, row, rows, scratch.run);
+    float* to = scratch.rows + t * MR;
+    if (rows == MR)
+      __builtin_memcpy(to, run, MR * sizeof(float));
+    else
+      for (int64_t i = 0; i < rows; i++) to[i] = run[i];
   }
 }
 
-typedef float Quad __attribute__((vector_size(16)));
-typedef int32_t QuadInt __attribute__((vector_size(16)));
-
-TERNFLASH_INLINE Quad load_quad(const float* p) {
-  Quad v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-#if defined(__clang__)
-TERNFLASH_INLINE Quad low_pairs(Quad a, Quad b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
-TERNFLASH_INLINE Quad high_pairs(Quad a, Quad b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
-TERNFLASH_INLINE Quad low_halves(Quad a, Quad b) { return __builtin_shufflevector(a, b, 0, 1, 4, 5); }
-TERNFLASH_INLINE Quad high_halves(Quad a, Quad b) { return __builtin_shufflevector(a, b, 2, 3, 6, 7); }
-#else
-TERNFLASH_INLINE Quad low_pairs(Quad a, Quad b) { return __builtin_shuffle(a, b, QuadInt{0, 4, 1, 5}); }
-TERNFLASH_INLINE Quad high_pairs(Quad a, Quad b) { return __builtin_shuffle(a, b, QuadInt{2, 6, 3, 7}); }
-TERNFLASH_INLINE Quad low_halves(Quad a, Quad b) { return __builtin_shuffle(a, b, QuadInt{0, 1, 4, 5}); }
-TERNFLASH_INLINE Quad high_halves(Quad a, Quad b) { return __builtin_shuffle(a, b, QuadInt{2, 3, 6, 7}); }
-#endif
-
-// out[t * NR + j] = rows[j][t] for j < 4, t < depth.
-TERNFLASH_INLINE void transpose_four(const float* const (&rows)[4], int64_t depth, float* out) {
-  int64_t t = 0;
-  for (; t + 4 <= depth; t += 4) {
-    const Quad r0 = load_quad(rows[0] + t), r1 = load_quad(rows[1] + t);
-    const Quad r2 = load_quad(rows[2] + t), r3 = load_quad(rows[3] + t);
-    const Quad low01 = low_pairs(r0, r1), high01 = high_pairs(r0, r1);
-    const Quad low23 = low_pairs(r2, r3), high23 = high_pairs(r2, r3);
-    const Quad columns[4] = {low_halves(low01, low23), high_halves(low01, low23), low_halves(high01, high23),
-                             high_halves(high01, high23)};
-    for (int j = 0; j < 4; j++) __builtin_memcpy(out + (t + j) * NR, &columns[j], sizeof(Quad));
+// Asks for the lines [begin, end) of these rows ahead, into the L2 cache: rows or, if the side lies across k, what they
+// have at one k.
+void prefetch_lines(const Sides& s, int64_t row, int64_t rows, int64_t k_begin, int64_t depth, int64_t begin,
+                    int64_t end) {
+  const Matrix& x = s.broadcast;
+  const bool along_k = s.broadcast_along_k;
+  const int64_t first = along_k ? k_begin : row, length = along_k ? depth : rows;
+  const int64_t byte_begin = x.bytes_before(first), byte_end = x.bytes_before(first + length);
+  for (int64_t line = begin; line < end; line++) {
+    const uint8_t* data = x.data + ((along_k ? row : k_begin) + line) * x.row_bytes;
+    for (int64_t byte = byte_begin; byte < byte_end; byte += 64) __builtin_prefetch(data + byte, 0, 2);
   }
-  for (; t < depth; t++)
-    for (int j = 0; j < 4; j++) out[t * NR + j] = rows[j][t];
 }
 
-// Columns up to the next multiple of NR are zero.
-void pack_b(const Product& p, int64_t col, int64_t cols, int64_t k_begin, int64_t depth, Scratch& scratch) {
-  static constexpr float ZEROS[KC] = {};
-  if (p.b_along_k) {
-    for (int64_t c = 0; c < round_up(cols, NR); c += 4) {
-      const float* rows[4];
-      for (int j = 0; j < 4; j++)
-        rows[j] = c + j < cols ? view_run(p.b, col + c + j, k_begin, depth, scratch.run + j * KC) : ZEROS;
-      transpose_four(rows, depth, scratch.b + c / NR * (KC * NR) + c % NR);
+// Columns [col, col + cols), at most NR, and [k_begin, k_begin + depth) of k, at most KC, to out [depth][NR]; zeros
+// after them.
+void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t k_begin, int64_t depth, float* out) {
+  if (!s.columns_along_k) {
+    alignas(64) float buffer[NR];
+    for (int64_t t = 0; t < depth; t++, out += NR) {
+      const float* run = view_run(s.columns, k_begin + t, col, cols, buffer);
+      if (cols == NR) {
+        store(out, load(run));
+        store(out + LANES, load(run + LANES));
+      } else {
+        for (int64_t j = 0; j < NR; j++) out[j] = j < cols ? run[j] : 0.0f;
+      }
     }
     return;
   }
-  for (int64_t t = 0; t < depth; t++) {
-    const float* run = view_run(p.b, k_begin + t, col, cols, scratch.run);
-    float* to = scratch.b + t * NR;
-    int64_t c = 0;
-    for (; c + NR <= cols; c += NR, to += KC * NR) {
-      store(to, load(run + c));
-      store(to + LANES, load(run + c + LANES));
+  alignas(64) float buffer[LANES * KC];
+  for (int64_t begin = 0; begin < NR; begin += LANES) {
+    const float* rows[LANES];
+    for (int64_t i = 0; i < LANES; i++)
+      rows[i] = begin + i < cols ? view_run(s.columns, col + begin + i, k_begin, depth, buffer + i * KC) : nullptr;
+    for (int64_t t = 0; t < depth; t += LANES) {
+      const int64_t count = min64(LANES, depth - t);
+      Vec square[LANES];
+      TERNFLASH_UNROLL
+      for (int i = 0; i < LANES; i++) {
+        if (!rows[i])
+          square[i] = Vec{};
+        else
+          square[i] = count == LANES ? load(rows[i] + t) : load_partial(rows[i] + t, int(count), 0.0f);
+      }
+      transpose(square);
+      TERNFLASH_UNROLL
+      for (int i = 0; i < LANES; i++)
+        if (i < count) store(out + (t + i) * NR + begin, square[i]);
     }
-    if (c < cols)
-      for (int64_t j = 0; j < NR; j++) to[j] = c + j < cols ? run[c + j] : 0.0f;
   }
 }
 
 // ---- The product of packed blocks ---------------------------------------------------------------------------------
 
-// c[ROWS][NR] = A B, or c + A B if `add`; A(i, t) = a[i * ROW_STEP + t * DEPTH_STEP], b [depth][NR].
-template <int ROWS, int ROW_STEP, int DEPTH_STEP>
+// c[ROWS][VECTORS] = A B, or c + A B if `add`; A(i, t) = a[i * ROW_STEP + t * DEPTH_STEP], b [depth][NR].
+template <int ROWS, int VECTORS, int ROW_STEP, int DEPTH_STEP>
 TERNFLASH_INLINE void multiply_block(const float* a, const float* b, int64_t depth, bool add, float* c) {
-  Vec sums[ROWS][2];
+  Vec sums[ROWS][VECTORS];
   TERNFLASH_UNROLL
-  for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Vec{};
+  for (int i = 0; i < ROWS; i++) {
+    TERNFLASH_UNROLL
+    for (int j = 0; j < VECTORS; j++) sums[i][j] = Vec{};
+  }
   for (int64_t t = 0; t < depth; t++) {
-    const Vec b0 = load(b);
-    const Vec b1 = load(b + LANES);
+    Vec columns[VECTORS];
+    TERNFLASH_UNROLL
+    for (int j = 0; j < VECTORS; j++) columns[j] = load(b + j * LANES);
     TERNFLASH_UNROLL
     for (int i = 0; i < ROWS; i++) {
       const Vec x = broadcast(a[i * ROW_STEP]);
-      sums[i][0] += x * b0;
-      sums[i][1] += x * b1;
+      TERNFLASH_UNROLL
+      for (int j = 0; j < VECTORS; j++) sums[i][j] += x * columns[j];
     }
     a += DEPTH_STEP;
     b += NR;
   }
   TERNFLASH_UNROLL
   for (int i = 0; i < ROWS; i++) {
-    float* to = c + i * C_STRIDE;
-    store(to, add ? load(to) + sums[i][0] : sums[i][0]);
-    store(to + LANES, add ? load(to + LANES) + sums[i][1] : sums[i][1]);
-  }
-}
-
-// Fewer rows than MR, in blocks of a power of two.
-template <int ROW_STEP, int DEPTH_STEP>
-void multiply_rest(const float* a, const float* b, int64_t rows, int64_t depth, bool add, float* c) {
-  int64_t i = 0;
-  if (MR > 8 && i + 8 <= rows) {
-    multiply_block < MR<8 ? 1 : 8, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
-    i += 8;
-  }
-  if (i + 4 <= rows) {
-    multiply_block<4, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
-    i += 4;
-  }
-  if (i + 2 <= rows) {
-    multiply_block<2, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
-    i += 2;
-  }
-  if (i < rows) multiply_block<1, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
-}
-
-template <int ROW_STEP, int DEPTH_STEP>
-void multiply_tile(int64_t rows, int64_t cols, int64_t depth, bool add, Scratch& scratch) {
-  for (int64_t i = 0; i < rows; i += MR) {
-    const float* a = scratch.a + (ROW_STEP == 1 ? i * KC : i * ROW_STEP);
-    for (int64_t j = 0; j < cols; j += NR) {
-      const float* b = scratch.b + j * KC;
-      float* c = scratch.c + i * C_STRIDE + j;
-      if (i + MR <= rows)
-        multiply_block<MR, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
-      else
-        multiply_rest<ROW_STEP, DEPTH_STEP>(a, b, rows - i, depth, add, c);
+    TERNFLASH_UNROLL
+    for (int j = 0; j < VECTORS; j++) {
+      float* to = c + i * C_STRIDE + j * LANES;
+      store(to, add ? load(to) + sums[i][j] : sums[i][j]);
     }
   }
 }
 
-void gemm_tile(const Product& p, int64_t row, int64_t rows, int64_t col, int64_t cols, Scratch& scratch) {
+// At most MR rows, fewer in blocks of a power of two. Not inlined: the accumulators need all registers.
+template <int VECTORS, int ROW_STEP, int DEPTH_STEP>
+__attribute__((noinline)) void multiply_rows(const float* a, const float* b, int64_t rows, int64_t depth, bool add,
+                                             float* c) {
+  if (rows == MR) return multiply_block<MR, VECTORS, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
+  int64_t i = 0;
+  if (MR > 8 && i + 8 <= rows) {
+    multiply_block < MR<8 ? 1 : 8, VECTORS, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
+    i += 8;
+  }
+  if (i + 4 <= rows) {
+    multiply_block<4, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+    i += 4;
+  }
+  if (i + 2 <= rows) {
+    multiply_block<2, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+    i += 2;
+  }
+  if (i < rows) multiply_block<1, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+}
+
+struct Tile {
+  int64_t row;
+  int64_t rows;
+  int64_t col;
+  int64_t cols;
+};
+
+// c [rows][C_STRIDE] to out, as it is or transposed, with the bias.
+void store_tile(const Product& p, const Sides& s, const Tile& tile, Scratch& scratch) {
+  alignas(64) float turned[LANES * TILE_ROWS];
+  const int64_t lines = s.transposed ? tile.cols : tile.rows, width = s.transposed ? tile.rows : tile.cols;
+  const int64_t first = s.transposed ? tile.col : tile.row, begin = s.transposed ? tile.row : tile.col;
+  for (int64_t i = 0; i < lines; i++) {
+    if (s.transposed && i % LANES == 0) {
+      for (int64_t r = 0; r < tile.rows; r += LANES) {
+        Vec square[LANES];
+        TERNFLASH_UNROLL
+        for (int u = 0; u < LANES; u++) square[u] = load(scratch.c + (r + u) * C_STRIDE + i);
+        transpose(square);
+        TERNFLASH_UNROLL
+        for (int u = 0; u < LANES; u++) store(turned + u * TILE_ROWS + r, square[u]);
+      }
+    }
+    float* line = s.transposed ? turned + i % LANES * TILE_ROWS : scratch.c + i * C_STRIDE;
+    const int64_t at = (first + i) * p.n + begin;
+    if (p.bias.data) {
+      const float* bias = as_floats(p.bias, begin, width, scratch.run);
+      for (int64_t j = 0; j < width; j++) line[j] += bias[j];
+    }
+    if (p.add) {
+      const float* before = as_floats(p.out, at, width, scratch.run);
+      for (int64_t j = 0; j < width; j++) line[j] += before[j];
+    }
+    store_floats(p.out, at, width, line);
+  }
+}
+
+// packed: the tile's columns, [cols / NR][k][NR].
+template <int ROW_STEP, int DEPTH_STEP>
+TERNFLASH_INLINE void multiply_tile(const Sides& s, const Tile& tile, const float* packed, Scratch& scratch) {
   // Blocks of equal size, whole vectors: k = 320 is 160 + 160 and not 256 + 64.
-  const int64_t blocks = max64(ceil_div(p.k, KC), 1);
-  const int64_t block = round_up(ceil_div(p.k, blocks), 16);
+  const int64_t blocks = max64(ceil_div(s.k, KC), 1);
+  const int64_t block = round_up(ceil_div(s.k, blocks), 16);
+  const int64_t panels = ceil_div(tile.cols, NR);
+  const int64_t end = tile.row + tile.rows;
   int64_t t = 0;
   do {
-    const int64_t depth = min64(block, p.k - t);
-    pack_a(p, row, rows, t, depth, scratch);
-    pack_b(p, col, cols, t, depth, scratch);
-    if (p.a_along_k)
-      multiply_tile<A_STRIDE, 1>(rows, cols, depth, t > 0, scratch);
-    else
-      multiply_tile<1, MR>(rows, cols, depth, t > 0, scratch);
+    const int64_t depth = min64(block, s.k - t);
+    for (int64_t row = tile.row; row < end; row += MR) {
+      const int64_t rows = min64(MR, end - row);
+      copy_rows(s, row, rows, t, depth, scratch);
+      // The rows to copy next, a part of them with each panel.
+      const bool last = row + MR >= end;
+      const int64_t next_row = last ? tile.row : row + MR, next_rows = min64(MR, end - next_row);
+      const int64_t next_t = last ? t + block : t, next_depth = max64(0, min64(block, s.k - next_t));
+      const int64_t lines = s.broadcast_along_k ? (next_depth > 0 ? next_rows : 0) : next_depth;
+      float* c = scratch.c + (row - tile.row) * C_STRIDE;
+      for (int64_t j = 0; j < panels; j++) {
+        prefetch_lines(s, next_row, next_rows, next_t, next_depth, lines * j / panels, lines * (j + 1) / panels);
+        const float* columns = packed + (j * s.k + t) * NR;
+        if (tile.cols - j * NR > LANES)
+          multiply_rows<2, ROW_STEP, DEPTH_STEP>(scratch.rows, columns, rows, depth, t > 0, c + j * NR);
+        else
+          multiply_rows<1, ROW_STEP, DEPTH_STEP>(scratch.rows, columns, rows, depth, t > 0, c + j * NR);
+      }
+    }
     t += block;
-  } while (t < p.k);
-  if (p.bias.data) load_floats(p.bias, col, cols, scratch.bias);
-  for (int64_t i = 0; i < rows; i++) {
-    float* c = scratch.c + i * C_STRIDE;
-    if (p.add) load_floats(p.out, (row + i) * p.n + col, cols, scratch.bias);
-    if (p.bias.data || p.add)
-      for (int64_t j = 0; j < cols; j += LANES) store(c + j, load(c + j) + load(scratch.bias + j));
-    store_floats(p.out, (row + i) * p.n + col, cols, c);
-  }
+  } while (t < s.k);
 }
 
 struct Tiling {
@@ -242,20 +295,20 @@ struct Tiling {
 };
 
 // The tiles with the least work on the busiest thread: enough of them for all threads, but as large as may be, because
-// packing grows with their number.
-Tiling choose_tiling(const Product& p, int64_t threads) {
-  constexpr int64_t PACK_COST = 16;  // multiplications in the time of packing one element
-  const int64_t row_cuts = ceil_div(p.m, TILE_ROWS);
-  const int64_t col_cuts = ceil_div(p.n, TILE_COLS);
+// each copies its rows.
+Tiling choose_tiling(const Sides& s, int64_t threads) {
+  constexpr int64_t COPY_COST = 8;  // multiplications in the time of copying one element
+  const int64_t row_cuts = ceil_div(s.rows, TILE_ROWS);
+  const int64_t col_cuts = ceil_div(s.cols, TILE_COLS);
   Tiling best = {};
   int64_t best_cost = INT64_MAX;
-  const bool tiny = p.m * p.n * p.k < 32768;
+  const bool tiny = s.rows * s.cols * s.k < 32768;
   const int64_t most = threads == 1 || tiny ? 1 : 8;
   for (int64_t r = row_cuts; r <= row_cuts * most; r += ceil_div(r, 4)) {
     for (int64_t c = col_cuts; c <= col_cuts * most; c += ceil_div(c, 4)) {
-      const Tiling tiling = {round_up(ceil_div(p.m, r), MR), round_up(ceil_div(p.n, c), NR)};
-      const int64_t tasks = ceil_div(p.m, tiling.rows) * ceil_div(p.n, tiling.cols);
-      const int64_t work = tiling.rows * tiling.cols + PACK_COST * (tiling.rows + tiling.cols);
+      const Tiling tiling = {round_up(ceil_div(s.rows, r), MR), round_up(ceil_div(s.cols, c), NR)};
+      const int64_t tasks = ceil_div(s.rows, tiling.rows) * ceil_div(s.cols, tiling.cols);
+      const int64_t work = tiling.rows * tiling.cols + COPY_COST * tiling.rows;
       const int64_t cost = ceil_div(tasks, threads) * work;
       if (cost < best_cost) {
         best = tiling;
@@ -267,15 +320,34 @@ Tiling choose_tiling(const Product& p, int64_t threads) {
 }
 
 void gemm(const Product& p, Context& context) {
-  const Tiling tiling = choose_tiling(p, context.threads());
-  const int64_t row_tiles = ceil_div(p.m, tiling.rows);
-  const int64_t col_tiles = ceil_div(p.n, tiling.cols);
-  parallel_for(context, row_tiles * col_tiles, [&](int64_t task, int thread) {
-    Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
-    const int64_t row = task / col_tiles * tiling.rows;
-    const int64_t col = task % col_tiles * tiling.cols;
-    gemm_tile(p, row, min64(tiling.rows, p.m - row), col, min64(tiling.cols, p.n - col), scratch);
-  });
+  const Sides s = sides_of(p);
+  const Tiling tiling = choose_tiling(s, context.threads());
+  const int64_t row_tiles = ceil_div(s.rows, tiling.rows);
+  const int64_t span = max64(1, SPAN_BYTES / int64_t(sizeof(float)) / max64(s.k, 1) / tiling.cols) * tiling.cols;
+  const int64_t depth_cuts = max64(ceil_div(s.k, KC), 1);
+  float* packed = shared_scratch<float>(context, round_up(min64(span, s.cols), NR) * s.k);
+  for (int64_t first = 0; first < s.cols; first += span) {
+    const int64_t cols = min64(span, s.cols - first);
+    // Several cuts a task, so that it is worth handing out.
+    const int64_t cuts = ceil_div(cols, NR) * depth_cuts;
+    parallel_ranges(context, cuts, max64(1, 65536 / (NR * KC)), [&](int64_t begin, int64_t end, int) {
+      for (int64_t cut = begin; cut < end; cut++) {
+        const int64_t col = cut / depth_cuts * NR, t = cut % depth_cuts * KC;
+        pack_columns(s, first + col, min64(NR, cols - col), t, min64(KC, s.k - t), packed + col * s.k + t * NR);
+      }
+    });
+    const int64_t col_tiles = ceil_div(cols, tiling.cols);
+    parallel_for(context, row_tiles * col_tiles, [&](int64_t task, int thread) {
+      Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
+      const int64_t row = task / col_tiles * tiling.rows, col = task % col_tiles * tiling.cols;
+      const Tile tile = {row, min64(tiling.rows, s.rows - row), first + col, min64(tiling.cols, cols - col)};
+      if (s.broadcast_along_k)
+        multiply_tile<ROW_STRIDE, 1>(s, tile, packed + col * s.k, scratch);
+      else
+        multiply_tile<1, MR>(s, tile, packed + col * s.k, scratch);
+      store_tile(p, s, tile, scratch);
+    });
+  }
 }
 
 // ---- Few rows against many, both along k --------------------------------------------------------------------------
@@ -297,25 +369,27 @@ template <Kind KIND, int ROWS, int COLS>
 TERNFLASH_INLINE void dot_block(const Dots& d, int64_t row, int64_t col) {
   const float* x = d.few + row * d.few_stride;
   const uint8_t* weights = d.many.data + col * d.many.row_bytes;
-  Vec sums[ROWS][COLS];
+  Vec sums[ROWS * COLS];
   TERNFLASH_UNROLL
-  for (int i = 0; i < ROWS; i++) {
-    TERNFLASH_UNROLL
-    for (int j = 0; j < COLS; j++) sums[i][j] = Vec{};
-  }
+  for (int i = 0; i < ROWS * COLS; i++) sums[i] = Vec{};
   int64_t t = 0;
   for (; t + LANES <= d.k; t += LANES) {
+    Vec w[COLS];
     TERNFLASH_UNROLL
-    for (int j = 0; j < COLS; j++) {
-      const Vec w = load_vector<KIND>(weights + j * d.many.row_bytes, t);
+    for (int j = 0; j < COLS; j++) w[j] = load_vector<KIND>(weights + j * d.many.row_bytes, t);
+    TERNFLASH_UNROLL
+    for (int i = 0; i < ROWS; i++) {
+      const Vec values = load(x + i * d.few_stride + t);
       TERNFLASH_UNROLL
-      for (int i = 0; i < ROWS; i++) sums[i][j] += load(x + i * d.few_stride + t) * w;
+      for (int j = 0; j < COLS; j++) sums[i * COLS + j] += values * w[j];
     }
   }
+  float totals[ROWS * COLS];
+  store_lane_sums<ROWS * COLS>(sums, totals);
   for (int j = 0; j < COLS; j++) {
     const float scale = d.many.scales ? d.many.scales[(col + j) * d.many.scale_step] : 1.0f;
     for (int i = 0; i < ROWS; i++) {
-      float sum = vec_sum(sums[i][j]);
+      float sum = totals[i * COLS + j];
       for (int64_t u = t; u < d.k; u++)
         sum += x[i * d.few_stride + u] * load_element<KIND>(weights + j * d.many.row_bytes, u);
       float bias = 0.0f;
@@ -329,10 +403,18 @@ TERNFLASH_INLINE void dot_block(const Dots& d, int64_t row, int64_t col) {
   }
 }
 
+// All of the few rows, DOT_ROWS at a time where there are COLS = DOT_COLS, else 4 (2 with few registers), 2 and 1.
 template <Kind KIND, int COLS>
 void dot_columns(const Dots& d, int64_t col) {
+  constexpr int MOST = COLS == DOT_COLS ? DOT_ROWS : DOT_ROWS / 2;
   int64_t row = 0;
-  for (; row + DOT_ROWS <= d.few_rows; row += DOT_ROWS) dot_block<KIND, DOT_ROWS, COLS>(d, row, col);
+  for (; row + MOST <= d.few_rows; row += MOST) dot_block<KIND, MOST, COLS>(d, row, col);
+  if constexpr (MOST > 4) {
+    if (row + 4 <= d.few_rows) {
+      dot_block<KIND, 4, COLS>(d, row, col);
+      row += 4;
+    }
+  }
   if (row + 2 <= d.few_rows) {
     dot_block<KIND, 2, COLS>(d, row, col);
     row += 2;
@@ -345,6 +427,8 @@ void dot_range(const Dots& d, int64_t begin, int64_t end) {
   int64_t col = begin;
   if (d.few_rows == 1)  // more columns, to hide the latency of the additions
     for (; col + 8 <= end; col += 8) dot_block<KIND, 1, 8>(d, 0, col);
+  if (d.few_rows >= DOT_ROWS)
+    for (; col + DOT_COLS <= end; col += DOT_COLS) dot_columns<KIND, DOT_COLS>(d, col);
   for (; col + 4 <= end; col += 4) dot_columns<KIND, 4>(d, col);
   for (; col < end; col++) dot_columns<KIND, 1>(d, col);
 }

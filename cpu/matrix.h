@@ -20,6 +20,11 @@ struct Matrix {
   int64_t row_bytes;
   const float* scales;  // TERNARY: trit * scales[row * scale_step]; CODES: code / scales[row * scale_step]
   int64_t scale_step;
+
+  // Of a row, for its first `cols` columns.
+  int64_t bytes_before(int64_t cols) const {
+    return kind == Kind::FLOAT32 ? 4 * cols : kind == Kind::TERNARY ? cols / 4 : kind == Kind::CODES ? cols : 2 * cols;
+  }
 };
 
 Matrix float_matrix(const Tensor& tensor, int64_t cols) {
