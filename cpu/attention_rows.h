@@ -10,6 +10,7 @@
 #ifndef TERNFLASH_CPU_ATTENTION_ROWS_H_
 #define TERNFLASH_CPU_ATTENTION_ROWS_H_
 
+#include "lanes.h"
 #include "simd.h"
 
 namespace {
@@ -160,13 +161,20 @@ TERNFLASH_INLINE void load_tile(const Tensor& tensor, int64_t head_dim, int64_t 
 template <int STRIDE, class RowStart>
 TERNFLASH_INLINE void load_tile_transposed(const Tensor& tensor, int64_t head_dim, int64_t count, const RowStart& start,
                                            float scale, float* tile) {
-  float buffer[MAX_HEAD_DIM];
-  for (int64_t i = 0; i < count; i++) {
-    load_row(tensor, start(i), head_dim, scale, buffer);
-    for (int64_t d = 0; d < head_dim; d++) tile[d * STRIDE + i] = buffer[d];
+  alignas(64) float buffer[LANES * ROW_STRIDE];
+  for (int64_t first = 0; first < count; first += LANES) {
+    const int64_t rows = min64(LANES, count - first);
+    for (int64_t i = 0; i < rows; i++) load_row(tensor, start(first + i), head_dim, scale, buffer + i * ROW_STRIDE);
+    for (int64_t d = 0; d < head_dim; d += LANES) {
+      Vec square[LANES];
+      TERNFLASH_UNROLL
+      for (int u = 0; u < LANES; u++) square[u] = u < rows ? load(buffer + u * ROW_STRIDE + d) : Vec{};
+      transpose(square);
+      TERNFLASH_UNROLL
+      for (int u = 0; u < LANES; u++)
+        if (d + u < head_dim) store(tile + (d + u) * STRIDE + first, square[u]);
+    }
   }
-  for (int64_t i = count; i < round_up(count, LANES); i++)
-    for (int64_t d = 0; d < head_dim; d++) tile[d * STRIDE + i] = 0.0f;
 }
 
 }  // namespace

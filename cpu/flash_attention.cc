@@ -17,22 +17,25 @@
 //   s = K q^T              [keys][rows], so that a vector holds one key's scores of LANES rows and the softmax needs no
 //                          sums across lanes
 //   p = exp(s - maximum)   over s
-//   out = out * exp(old maximum - maximum) + dropped(p)^T V
+//   out = out * exp(old maximum - maximum) + V^T dropped(p)         [D][rows]
 //
-// Key tiles that no row of the tile sees are not visited, in a tile on the edge of the mask the products skip blocks
-// that are wholly masked, and only vectors on that edge compare key numbers.
+// Rows lie along the lanes of vectors in all of it, out included: it is turned round once, at the end. A tile of keys
+// is copied once and met by BLOCK_LANES rows at a time, whose scores stay in the L1 cache. Key tiles that no row of the
+// tile sees are not visited; on the edge of the mask the rows of each vector take the keys that they see, and compare
+// key numbers.
 //
-// Few rows (decoding): lanes would stay empty, so the scores are dot products along D instead, [rows][keys]; and a task
-// takes all key heads of a batch entry, so that it reads k and v in the order of memory. When one tile holds all rows
-// of a key head, tasks also split the keys, SPLIT_KEYS each, and a second step merges their results. Tiles and splits
-// depend on the shape alone, so a result does not depend on the number of threads.
+// Few rows (decoding): lanes would stay empty, so the products are sums along D instead; and a task takes all key heads
+// of a batch entry, so that it reads k and v in the order of memory and has lanes enough for the softmax. When one tile
+// holds all rows of a key head, tasks also split the keys, SPLIT_KEYS each, and a second step merges their results.
+// Tiles and splits depend on the shape alone, so a result does not depend on the number of threads.
 //
-// Scratch per thread: 570 KB, of which head dim 64 touches 160 KB.
+// Scratch per thread: 1.1 MB, of which head dim 64 touches 270 KB.
 
 #include "attention_dropout.h"
 #include "attention_rows.h"
 #include "attention_scores.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "sixteen_bits.h"
 #include "tile_gemm.h"
 
@@ -41,24 +44,30 @@ namespace {
 using ternflash::AttentionShape;
 using ternflash::FlashAttentionParams;
 
-// Multiples of BLOCK_ROWS and of the lanes. Chosen on a Zen 4 server (32 KB of L1, 1 MB of L2) from a few noisy runs:
-// each tile of keys is copied once per ROWS rows, and 96 was slower than 192.
-constexpr int ROWS = 192;
-constexpr int KEYS = 48;
-constexpr int SPLIT_KEYS = 4 * KEYS;
+// Chosen on a Zen 4 server (32 KB of L1, 1 MB of L2): each tile of keys is copied once per tile of rows, of at most
+// ROWS.
+constexpr int BLOCK_LANES = MOST_VECTORS * LANES;
+constexpr int ROWS = 384;
+constexpr int64_t ENOUGH_TILES = 32;
+constexpr int KEYS = 96;
+constexpr int SPLIT_KEYS = 2 * KEYS;
+// Longest sum of a product before it is added to what there is.
+constexpr int64_t SECTION = 128;
 // Up to FEW_ROWS rows dot products beat vectors that are mostly padding. With few keys as well there is little to win,
 // and scores that are summed in the order of the backward pass make its p exact where a row sees a single key.
 constexpr int FEW_ROWS = LANES / 2;
 constexpr int MANY_KEYS = SPLIT_KEYS;
-// Few rows only stream k and v, as many keys at a time; and as many rows, whose sums fit into the L1 cache.
+// Few rows only stream k and v, as many keys at a time; scores of as many rows of a head are summed in registers.
 constexpr int FEW_KEYS = 16;
-constexpr int SUM_ROWS = 32;
+constexpr int MOST_FEW_ROWS = MOST_VECTORS == 3 ? 4 : 2;
 
 struct Scratch {
-  alignas(64) float q[ROWS * ROW_STRIDE];  // [D][ROWS], or [rows][ROW_STRIDE] for few rows; scaled
-  alignas(64) float k[KEYS * ROW_STRIDE];  // for few rows: see few_rows_softmax
+  // Of each block [D][BLOCK_LANES], scaled; for few rows [rows][ROW_STRIDE], as is out.
+  alignas(64) float q[ROWS * ROW_STRIDE];
+  alignas(64) float k[KEYS * ROW_STRIDE];
   alignas(64) float v[KEYS * ROW_STRIDE];
-  alignas(64) float p[KEYS * ROWS];  // [KEYS][ROWS], or [rows][FEW_KEYS] for few rows: scores, then probabilities
+  // Scores, then probabilities: [KEYS][BLOCK_LANES], or [FEW_KEYS][ROWS] for few rows.
+  alignas(64) float p[max64(KEYS * BLOCK_LANES, ROWS* FEW_KEYS)];
   alignas(64) float out[ROWS * ROW_STRIDE];
   alignas(64) float maximum[ROWS];
   alignas(64) float sum[ROWS];
@@ -71,8 +80,7 @@ struct Scratch {
   alignas(64) uint32_t keep[ROWS];
 };
 static_assert(KEEP_KEYS <= KEYS && SPLIT_KEYS % KEEP_KEYS == 0, "a split must begin with a word of bits");
-static_assert(FEW_KEYS % LANES == 0 && FEW_KEYS <= KEYS, "a few rows' keys must fit");
-static_assert(SUM_ROWS * FEW_KEYS * LANES <= KEYS * ROW_STRIDE && FEW_ROWS <= SUM_ROWS, "their sums lie where keys do");
+static_assert(ROWS / 2 % BLOCK_LANES == 0, "a tile is whole blocks");
 
 // A tile of packed rows [row_begin, row_begin + count), which are rows `base` and on in scratch.
 struct RowTile {
@@ -92,8 +100,18 @@ static void start_rows(const RowTile& tile, Scratch& scratch) {
     scratch.sum[tile.base + i] = 0.0f;
     scratch.slope[tile.base + i] = tile.rows.slope(tile.row_begin + i);
     scratch.diagonal[tile.base + i] = int32_t(tile.rows.diagonal(tile.row_begin + i));
-    float* out = scratch.out + (tile.base + i) * ROW_STRIDE;
-    for (int64_t d = 0; d < tile.params.shape.head_dim; d += LANES) store(out + d, Vec{});
+  }
+}
+
+// Lanes beyond the last of `count` rows do as that one.
+static void pad_rows(int64_t count, Scratch& scratch) {
+  for (int64_t i = count; i < round_up(count, LANES); i++) {
+    scratch.first_key[i] = scratch.first_key[count - 1];
+    scratch.end_key[i] = scratch.end_key[count - 1];
+    scratch.slope[i] = scratch.slope[count - 1];
+    scratch.diagonal[i] = scratch.diagonal[count - 1];
+    scratch.maximum[i] = -INFINITE;
+    scratch.sum[i] = 0.0f;
   }
 }
 
@@ -101,11 +119,9 @@ static void start_rows(const RowTile& tile, Scratch& scratch) {
 // happens.
 TERNFLASH_INLINE Vec finite_maximum(Vec maximum) { return maximum == -INFINITE ? Vec{} : maximum; }
 
-// Scores to probabilities for one vector of rows, p pointing at its column; scores exist in keys [begin, end) of the
-// tile's `keys`, the other probabilities are 0.
-template <bool MASKED>
-static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, int64_t begin, int64_t end) {
-  float* p = scratch.p + lane;
+// Scores p[j][STRIDE] of keys [begin, end) of the tile to probabilities, for the vector of rows from `lane`.
+template <bool MASKED, int STRIDE>
+static void softmax_column(float* p, int64_t lane, int64_t key_begin, int64_t begin, int64_t end, Scratch& scratch) {
   const VecInt first = load_int(scratch.first_key + lane) - int32_t(key_begin);
   const VecInt last = load_int(scratch.end_key + lane) - int32_t(key_begin);
   const Vec old_maximum = load(scratch.maximum + lane);
@@ -114,19 +130,19 @@ static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, in
   for (; j + 4 <= end; j += 4) {
     TERNFLASH_UNROLL
     for (int u = 0; u < 4; u++) {
-      Vec s = load(p + (j + u) * ROWS);
+      Vec s = load(p + (j + u) * STRIDE);
       if (MASKED) {
         s = mask_score(s, VecInt{} + int32_t(j + u), first, last);
-        store(p + (j + u) * ROWS, s);
+        store(p + (j + u) * STRIDE, s);
       }
       maxima[u] = vec_max(maxima[u], s);
     }
   }
   for (; j < end; j++) {
-    Vec s = load(p + j * ROWS);
+    Vec s = load(p + j * STRIDE);
     if (MASKED) {
       s = mask_score(s, VecInt{} + int32_t(j), first, last);
-      store(p + j * ROWS, s);
+      store(p + j * STRIDE, s);
     }
     maxima[0] = vec_max(maxima[0], s);
   }
@@ -134,9 +150,18 @@ static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, in
   const Vec subtract = finite_maximum(maximum);
   const Vec rescale = softmax_exp(old_maximum - subtract);
   Vec sum = load(scratch.sum + lane) * rescale;
-  for (j = begin; j < end; j++) {
-    const Vec e = softmax_exp(load(p + j * ROWS) - subtract);
-    store(p + j * ROWS, e);
+  for (j = begin; j + 4 <= end; j += 4) {
+    Vec e[4];
+    TERNFLASH_UNROLL
+    for (int u = 0; u < 4; u++) e[u] = load(p + (j + u) * STRIDE) - subtract;
+    softmax_exp(e);
+    TERNFLASH_UNROLL
+    for (int u = 0; u < 4; u++) store(p + (j + u) * STRIDE, e[u]);
+    sum += (e[0] + e[1]) + (e[2] + e[3]);
+  }
+  for (; j < end; j++) {
+    const Vec e = softmax_exp(load(p + j * STRIDE) - subtract);
+    store(p + j * STRIDE, e);
     sum += e;
   }
   store(scratch.maximum + lane, maximum);
@@ -144,105 +169,98 @@ static void softmax_column(Scratch& scratch, int64_t lane, int64_t key_begin, in
   store(scratch.rescale + lane, rescale);
 }
 
-// The rule on scores of keys [begin, end) of the tile and vectors of rows [lane_begin, lane_end).
-static __attribute__((noinline)) void apply_rule(const RowTile& tile, int64_t key_begin, int64_t begin, int64_t end,
-                                                 int64_t lane_begin, int64_t lane_end, Scratch& scratch) {
-  const ScoreRule rule = tile.rule;
-  for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
-    const Vec slope = load(scratch.slope + lane);
-    const VecInt diagonal = load_int(scratch.diagonal + lane);
-    for (int64_t j = begin; j < end; j++) {
-      float* p = scratch.p + j * ROWS + lane;
-      Vec derivative;
-      store(p, rule.apply(load(p), slope, diagonal, VecInt{} + int32_t(key_begin + j), derivative));
-    }
+// The rule on such scores.
+template <int STRIDE>
+static __attribute__((noinline)) void apply_rule(const ScoreRule& whole_rule, float* p, int64_t lane, int64_t key_begin,
+                                                 int64_t begin, int64_t end, Scratch& scratch) {
+  const ScoreRule rule = whole_rule;
+  const Vec slope = load(scratch.slope + lane);
+  const VecInt diagonal = load_int(scratch.diagonal + lane);
+  for (int64_t j = begin; j < end; j++) {
+    Vec derivative;
+    store(p + j * STRIDE,
+          rule.apply(load(p + j * STRIDE), slope, diagonal, VecInt{} + int32_t(key_begin + j), derivative));
   }
 }
 
 // Probabilities of keys [begin, end) of the tile, which begins with a word of bits.
-static __attribute__((noinline)) void drop_probabilities(int64_t begin, int64_t end, int64_t lane_begin,
-                                                         int64_t lane_end, Scratch& scratch) {
-  for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
-    const VecInt words = load_int(reinterpret_cast<const int32_t*>(scratch.keep) + lane);
-    for (int64_t j = begin; j < end; j++) {
-      float* p = scratch.p + j * ROWS + lane;
-      store(p, keep_lanes(load(p), words, VecInt{} + int32_t(1u << j)));
-    }
-  }
+static __attribute__((noinline)) void drop_probabilities(float* p, int64_t lane, int64_t begin, int64_t end,
+                                                         Scratch& scratch) {
+  const VecInt words = load_int(reinterpret_cast<const int32_t*>(scratch.keep) + lane);
+  for (int64_t j = begin; j < end; j++)
+    store(p + j * BLOCK_LANES, keep_lanes(load(p + j * BLOCK_LANES), words, VecInt{} + int32_t(1u << j)));
 }
 
-// Keys [key_begin, key_begin + keys) for a tile of rows as columns; the next step's keys end at next_end.
-static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, int64_t next_end, Scratch& scratch) {
-  const int64_t head_dim = tile.params.shape.head_dim;
-  const int64_t vectors = ceil_div(tile.count, LANES);
-  const int64_t next = key_begin + keys;
-  const auto key_start = [&](int64_t key) { return tile.rows.key_start(key); };
-  const bool drops = tile.params.shape.dropout.threshold > 0;
-  if (drops) keep_words(tile.rows, tile.row_begin, tile.count, key_begin / KEEP_KEYS, scratch.keep);
-  for (int64_t vector = 0; vector < vectors; vector += BLOCK_VECTORS) {
-    const int64_t vector_end = min64(vector + BLOCK_VECTORS, vectors);
-    prefetch_rows(tile.params.k, head_dim, min64(next_end, next + vector * KEYS / vectors),
-                  min64(next_end, next + vector_end * KEYS / vectors), key_start);
-    const int64_t lane_begin = vector * LANES;
-    const int64_t lane_end = vector_end * LANES;
-    // Both limits rise with the row: the first and last lane tell what all lanes see, and what any lane sees.
-    const int64_t begin = max64(scratch.first_key[lane_begin] - key_begin, 0);
-    const int64_t end = max64(begin, min64(scratch.end_key[lane_end - 1] - key_begin, keys));
-    const bool masked =
-        scratch.first_key[lane_end - 1] > key_begin + begin || scratch.end_key[lane_begin] < key_begin + end;
-    tile_gemm<ROW_STRIDE, 1>({end - begin, vector_end - vector, head_dim, scratch.k + begin * ROW_STRIDE,
-                              scratch.q + lane_begin, ROWS, scratch.p + begin * ROWS + lane_begin, ROWS, Start::ZERO,
-                              nullptr});
-    if (!tile.rule.plain) apply_rule(tile, key_begin, begin, end, lane_begin, lane_end, scratch);
-    for (int64_t lane = lane_begin; lane < lane_end; lane += LANES) {
-      if (masked)
-        softmax_column<true>(scratch, lane, key_begin, begin, end);
-      else
-        softmax_column<false>(scratch, lane, key_begin, begin, end);
-      for (int64_t j = 0; j < min64(begin, keys); j++) store(scratch.p + j * ROWS + lane, Vec{});
-      for (int64_t j = end; j < keys; j++) store(scratch.p + j * ROWS + lane, Vec{});
-    }
-    if (drops) drop_probabilities(begin, end, lane_begin, lane_end, scratch);
-  }
-  for (int64_t row = 0; row < tile.count; row += BLOCK_ROWS) {
-    const int64_t row_end = min64(row + BLOCK_ROWS, tile.count);
-    prefetch_rows(tile.params.v, head_dim, min64(next_end, next + row * KEYS / tile.count),
-                  min64(next_end, next + row_end * KEYS / tile.count), key_start);
-    const int64_t begin = min64(max64(scratch.first_key[row] - key_begin, 0), keys);
-    const int64_t end = max64(begin, min64(scratch.end_key[row_end - 1] - key_begin, keys));
-    tile_gemm<1, ROWS>({row_end - row, ceil_div(head_dim, LANES), end - begin, scratch.p + begin * ROWS + row,
-                        scratch.v + begin * ROW_STRIDE, ROW_STRIDE, scratch.out + row * ROW_STRIDE, ROW_STRIDE,
-                        Start::SCALED_C, scratch.rescale + row});
-  }
-}
-
-// Sums of the lanes of LANES vectors, as one vector. Each level adds the halves of all segments of WIDTH lanes of a
-// pair of vectors, which leaves twice as many segments, half as wide, in order, in one vector.
-template <int... LANE>
-struct LaneList {};
-template <int COUNT, int... LANE>
-struct MakeLaneList : MakeLaneList<COUNT - 1, COUNT - 1, LANE...> {};
-template <int... LANE>
-struct MakeLaneList<0, LANE...> {
-  typedef LaneList<LANE...> List;
+// Keys of the next step that are asked for while a block of rows is multiplied, a few of them at a time: the caches
+// wait for a limited number of lines, and the processor for the caches.
+struct NextKeys {
+  int64_t begin;
+  int64_t end;
 };
-constexpr int half_segment(int lane, int width) { return lane / (width / 2) * width + lane % (width / 2); }
 
-template <int WIDTH, int... LANE>
-TERNFLASH_INLINE Vec fold_halves(Vec a, Vec b, LaneList<LANE...>) {
-  return __builtin_shufflevector(a, b, half_segment(LANE, WIDTH)...) +
-         __builtin_shufflevector(a, b, (half_segment(LANE, WIDTH) + WIDTH / 2)...);
+// C of a product in pieces of its rows, and with each a part of the next keys' rows of k or v.
+template <int A_ROW_STRIDE, int A_DEPTH_STRIDE>
+static void multiply_and_ask(const RowTile& tile, const TileGemm& whole, const Tensor& tensor, NextKeys next) {
+  constexpr int64_t PIECES = 4;
+  const int64_t piece = round_up(ceil_div(whole.rows, PIECES), 8);
+  for (int64_t row = 0; row < whole.rows; row += piece) {
+    prefetch_rows<2>(tensor, tile.params.shape.head_dim, next.begin + (next.end - next.begin) * row / whole.rows,
+                     next.begin + (next.end - next.begin) * min64(row + piece, whole.rows) / whole.rows,
+                     [&](int64_t key) { return tile.rows.key_start(key); });
+    TileGemm part = whole;
+    part.rows = min64(piece, whole.rows - row);
+    part.a += row * A_ROW_STRIDE;
+    part.c += row * whole.c_stride;
+    tile_gemm<A_ROW_STRIDE, A_DEPTH_STRIDE, SECTION>(part);
+  }
 }
 
-template <int WIDTH>
-TERNFLASH_INLINE Vec lane_sums(Vec* vectors) {
-  if constexpr (WIDTH == 1) {
-    return vectors[0];
-  } else {
-    TERNFLASH_UNROLL
-    for (int i = 0; i < WIDTH / 2; i++)
-      vectors[i] = fold_halves<WIDTH>(vectors[2 * i], vectors[2 * i + 1], typename MakeLaneList<LANES>::List());
-    return lane_sums<WIDTH / 2>(vectors);
+// Keys [key_begin, key_begin + keys) for the rows of `vectors` vectors from `lane` on, of one block. Both limits of the
+// keys rise with the row: the first and last lane tell what all lanes see, and what any lane sees.
+static void attend_lanes(const RowTile& tile, int64_t lane, int64_t vectors, int64_t key_begin, int64_t keys,
+                         NextKeys next, Scratch& scratch) {
+  const int64_t head_dim = tile.params.shape.head_dim;
+  const int64_t last = lane + vectors * LANES - 1;
+  const int64_t begin = max64(scratch.first_key[lane] - key_begin, 0);
+  const int64_t end = min64(scratch.end_key[last] - key_begin, keys);
+  if (begin >= end) return;
+  const bool masked = scratch.first_key[last] > key_begin + begin || scratch.end_key[lane] < key_begin + end;
+  if (masked && vectors > 1) {
+    for (int64_t i = 0; i < vectors; i++)
+      attend_lanes(tile, lane + i * LANES, 1, key_begin, keys, i == 0 ? next : NextKeys{}, scratch);
+    return;
+  }
+  const int64_t within = lane % BLOCK_LANES;
+  const int64_t block = (lane - within) * head_dim + within;
+  float* p = scratch.p + within;
+  multiply_and_ask<ROW_STRIDE, 1>(tile,
+                                  {end - begin, vectors, head_dim, scratch.k + begin * ROW_STRIDE, scratch.q + block,
+                                   BLOCK_LANES, p + begin * BLOCK_LANES, BLOCK_LANES, Start::ZERO, nullptr},
+                                  tile.params.k, next);
+  for (int64_t i = 0; i < vectors * LANES; i += LANES) {
+    if (!tile.rule.plain) apply_rule<BLOCK_LANES>(tile.rule, p + i, lane + i, key_begin, begin, end, scratch);
+    if (masked)
+      softmax_column<true, BLOCK_LANES>(p + i, lane + i, key_begin, begin, end, scratch);
+    else
+      softmax_column<false, BLOCK_LANES>(p + i, lane + i, key_begin, begin, end, scratch);
+    if (tile.params.shape.dropout.threshold > 0) drop_probabilities(p + i, lane + i, begin, end, scratch);
+  }
+  multiply_and_ask<1, ROW_STRIDE>(
+      tile,
+      {head_dim, vectors, end - begin, scratch.v + begin * ROW_STRIDE, p + begin * BLOCK_LANES, BLOCK_LANES,
+       scratch.out + block, BLOCK_LANES, Start::SCALED_C, scratch.rescale + lane},
+      tile.params.v, next);
+}
+
+// Keys [key_begin, key_begin + keys) for a tile of rows; the next step's keys end at next_end.
+static void many_rows_step(const RowTile& tile, int64_t key_begin, int64_t keys, int64_t next_end, Scratch& scratch) {
+  if (tile.params.shape.dropout.threshold > 0)
+    keep_words(tile.rows, tile.row_begin, tile.count, key_begin / KEEP_KEYS, scratch.keep);
+  const int64_t next = key_begin + keys, next_keys = max64(0, next_end - next);
+  for (int64_t lane = 0; lane < tile.count; lane += BLOCK_LANES) {
+    const int64_t lane_end = min64(lane + BLOCK_LANES, tile.count);
+    const NextKeys share = {next + next_keys * lane / tile.count, next + next_keys * lane_end / tile.count};
+    attend_lanes(tile, lane, ceil_div(lane_end - lane, LANES), key_begin, keys, share, scratch);
   }
 }
 
@@ -258,54 +276,49 @@ struct FewRows {
   int64_t end;
 };
 
-// sums: of products along D, LANES of them for each of FEW_KEYS keys and each of the rows. Their lanes' sums are
-// scores, which become probabilities; p is [rows][FEW_KEYS].
-static void few_rows_softmax(const ScoreRule& rule, FewRows rows, int64_t key_begin, int64_t keys, const float* sums,
-                             Scratch& scratch) {
-  const int32_t key_end = int32_t(key_begin + keys);
-  for (int64_t row = rows.begin; row < rows.end; row++) {
-    for (int64_t j = 0; j < keys; j += LANES) {
-      // Past the last key there is what an earlier step left, or nothing yet: such scores are masked.
-      const VecInt key = count_from(key_begin + j);
-      Vec parts[LANES];
+template <int NUMBER>
+struct Constant {
+  static constexpr int VALUE = NUMBER;
+};
+
+// Scores of KEYS_TOGETHER keys and the first ROWS_TOGETHER rows of a head, p [keys][ROWS].
+template <DType DTYPE, int KEYS_TOGETHER, int ROWS_TOGETHER>
+TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start, int64_t token, int64_t head_dim,
+                                   float* p) {
+  Vec sums[KEYS_TOGETHER * ROWS_TOGETHER] = {};
+  for (int64_t d = 0; d < head_dim; d += LANES) {
+    Vec keys[KEYS_TOGETHER];
+    TERNFLASH_UNROLL
+    for (int j = 0; j < KEYS_TOGETHER; j++) keys[j] = load_as_float<DTYPE>(k, start + j * token + d, head_dim - d);
+    TERNFLASH_UNROLL
+    for (int i = 0; i < ROWS_TOGETHER; i++) {
+      const Vec query = load(q + i * ROW_STRIDE + d);
       TERNFLASH_UNROLL
-      for (int u = 0; u < LANES; u++) parts[u] = load(sums + ((row - rows.begin) * FEW_KEYS + j + u) * LANES);
-      const int32_t end = scratch.end_key[row] < key_end ? scratch.end_key[row] : key_end;
-      Vec scores = lane_sums<LANES>(parts);
-      Vec derivative;
-      if (!rule.plain)
-        scores = rule.apply(scores, broadcast(scratch.slope[row]), VecInt{} + scratch.diagonal[row], key, derivative);
-      store(scratch.p + row * FEW_KEYS + j, mask_score(scores, key, VecInt{} + scratch.first_key[row], VecInt{} + end));
+      for (int j = 0; j < KEYS_TOGETHER; j++) sums[j * ROWS_TOGETHER + i] += keys[j] * query;
     }
-    float* p = scratch.p + row * FEW_KEYS;
-    Vec maxima = broadcast(scratch.maximum[row]);
-    for (int64_t j = 0; j < keys; j += LANES) maxima = vec_max(maxima, load(p + j));
-    const float maximum = vec_max_lane(maxima);
-    const Vec subtract = finite_maximum(broadcast(maximum));
-    Vec total = Vec{};
-    for (int64_t j = 0; j < keys; j += LANES) {
-      const Vec e = softmax_exp(load(p + j) - subtract);
-      store(p + j, e);
-      total += e;
-    }
-    const float rescale = softmax_exp(broadcast(scratch.maximum[row]) - subtract)[0];
-    scratch.maximum[row] = maximum;
-    scratch.sum[row] = scratch.sum[row] * rescale + vec_sum(total);
-    scratch.rescale[row] = rescale;
   }
+  float scores[KEYS_TOGETHER * ROWS_TOGETHER];
+  store_lane_sums<KEYS_TOGETHER * ROWS_TOGETHER>(sums, scores);
+  TERNFLASH_UNROLL
+  for (int j = 0; j < KEYS_TOGETHER; j++)
+    __builtin_memcpy(p + j * ROWS, scores + j * ROWS_TOGETHER, ROWS_TOGETHER * sizeof(float));
 }
 
-// Rows [row, row + ROWS_TOGETHER) of a head: products with one key along D, not yet summed over lanes.
-template <DType DTYPE, int ROWS_TOGETHER>
-TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start, int64_t head_dim, float* sums) {
-  Vec parts[ROWS_TOGETHER] = {};
-  for (int64_t d = 0; d < head_dim; d += LANES) {
-    const Vec key = load_as_float<DTYPE>(k, start + d, head_dim - d);
-    TERNFLASH_UNROLL
-    for (int i = 0; i < ROWS_TOGETHER; i++) parts[i] += key * load(q + i * ROW_STRIDE + d);
+// The same for all rows of a head.
+template <DType DTYPE, int KEYS_TOGETHER>
+TERNFLASH_INLINE void head_products(FewRows rows, const void* k, int64_t start, int64_t token, int64_t head_dim,
+                                    float* p, const Scratch& scratch) {
+  int64_t row = rows.begin;
+  const auto products = [&](auto together) {
+    constexpr int TOGETHER = decltype(together)::VALUE;
+    for (; row + TOGETHER <= rows.end; row += TOGETHER)
+      key_products<DTYPE, KEYS_TOGETHER, TOGETHER>(scratch.q + row * ROW_STRIDE, k, start, token, head_dim, p + row);
+  };
+  if constexpr (KEYS_TOGETHER < 8) {
+    if constexpr (MOST_FEW_ROWS >= 4) products(Constant<4>());
+    products(Constant<2>());
   }
-  TERNFLASH_UNROLL
-  for (int i = 0; i < ROWS_TOGETHER; i++) store(sums + i * FEW_KEYS * LANES, parts[i]);
+  products(Constant<1>());
 }
 
 // out = out * rescale + p V for VALUES keys and all rows of a head.
@@ -317,72 +330,79 @@ TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, cons
     TERNFLASH_UNROLL
     for (int u = 0; u < VALUES; u++) values[u] = load_as_float<DTYPE>(v, start + u * token + d, head_dim - d);
     for (int64_t row = rows.begin; row < rows.end; row++) {
-      const float* p = scratch.p + row * FEW_KEYS + j;
+      const float* p = scratch.p + j * ROWS + row;
       float* out = scratch.out + row * ROW_STRIDE + d;
       Vec sum = load(out);
       if (j == 0) sum *= broadcast(scratch.rescale[row]);
       TERNFLASH_UNROLL
-      for (int u = 0; u < VALUES; u++) sum += broadcast(p[u]) * values[u];
+      for (int u = 0; u < VALUES; u++) sum += broadcast(p[u * ROWS]) * values[u];
       store(out, sum);
     }
   }
 }
 
-// The next FEW_KEYS of `left` keys from key_begin, of key heads [head_begin, head_end), whose rows are `heads`. k and v
-// are read once, in the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them
-// took longer than all the rest.
+// The next FEW_KEYS of `left` keys from key_begin, of all key heads, whose rows are `heads`. k and v are read once, in
+// the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them took longer than
+// all the rest.
 template <DType DTYPE>
 static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& rule, const FewRows* heads,
-                          int64_t start, int64_t key_begin, int64_t left, int64_t head_begin, int64_t head_end,
-                          Scratch& scratch) {
+                          int64_t start, int64_t key_begin, int64_t left, Scratch& scratch) {
   const int64_t keys = min64(FEW_KEYS, left);
-  const int64_t head_dim = params.shape.head_dim;
-  const int64_t token = params.shape.key_heads * head_dim;
-  const auto sums_of = [&](int64_t row) { return scratch.k + (row - heads[head_begin].begin) * FEW_KEYS * LANES; };
+  const int64_t head_dim = params.shape.head_dim, key_heads = params.shape.key_heads;
+  const int64_t token = key_heads * head_dim;
   // Values are asked for while keys are read, the next keys while values are: more than the L1 cache holds.
-  const int64_t width = (head_end - head_begin) * head_dim;
-  const auto key_start = [&](int64_t j) { return start + j * token + head_begin * head_dim; };
-  for (int64_t j = 0; j < keys; j++) {
-    prefetch_rows<2>(params.v, width, j, j + 1, key_start);
-    for (int64_t head = head_begin; head < head_end; head++) {
-      const int64_t key = start + j * token + head * head_dim;
-      const int64_t row_end = heads[head].end;
-      int64_t row = heads[head].begin;
-      for (; row + 4 <= row_end; row += 4)
-        key_products<DTYPE, 4>(scratch.q + row * ROW_STRIDE, params.k.data, key, head_dim, sums_of(row) + j * LANES);
-      for (; row < row_end; row++)
-        key_products<DTYPE, 1>(scratch.q + row * ROW_STRIDE, params.k.data, key, head_dim, sums_of(row) + j * LANES);
-    }
-  }
-  for (int64_t head = head_begin; head < head_end; head++)
-    few_rows_softmax(rule, heads[head], key_begin, keys, sums_of(heads[head].begin), scratch);
+  const auto key_start = [&](int64_t j) { return start + j * token; };
+  const bool single = heads[0].end - heads[0].begin == 1;
   int64_t j = 0;
-  for (; j + 4 <= keys; j += 4) {
-    prefetch_rows<2>(params.k, width, FEW_KEYS + j, min64(FEW_KEYS + j + 4, left), key_start);
-    for (int64_t head = head_begin; head < head_end; head++)
-      add_values<DTYPE, 4>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
-                           scratch);
+  const auto products = [&](auto together) {
+    constexpr int TOGETHER = decltype(together)::VALUE;
+    for (; j + TOGETHER <= keys; j += TOGETHER) {
+      prefetch_rows<2>(params.v, token, j, j + TOGETHER, key_start);
+      for (int64_t head = 0; head < key_heads; head++)
+        head_products<DTYPE, TOGETHER>(heads[head], params.k.data, start + j * token + head * head_dim, token, head_dim,
+                                       scratch.p + j * ROWS, scratch);
+    }
+  };
+  if (single) products(Constant<8>());
+  products(Constant<4>());
+  products(Constant<1>());
+  const int64_t rows = heads[key_heads - 1].end;
+  for (int64_t lane = 0; lane < rows; lane += LANES) {
+    float* p = scratch.p + lane;
+    if (!rule.plain) apply_rule<ROWS>(rule, p, lane, key_begin, 0, keys, scratch);
+    softmax_column<true, ROWS>(p, lane, key_begin, 0, keys, scratch);
   }
-  for (; j < keys; j++)
-    for (int64_t head = head_begin; head < head_end; head++)
-      add_values<DTYPE, 1>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
-                           scratch);
+  j = 0;
+  const auto values = [&](auto together) {
+    constexpr int TOGETHER = decltype(together)::VALUE;
+    for (; j + TOGETHER <= keys; j += TOGETHER) {
+      prefetch_rows<2>(params.k, token, FEW_KEYS + j, min64(FEW_KEYS + j + TOGETHER, left), key_start);
+      for (int64_t head = 0; head < key_heads; head++)
+        add_values<DTYPE, TOGETHER>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
+                                    scratch);
+    }
+  };
+  values(Constant<4>());
+  values(Constant<1>());
+}
+
+// q to [D][BLOCK_LANES] for each block of rows.
+static void load_queries(const RowTile& tile, Scratch& scratch) {
+  const AttentionShape& shape = tile.params.shape;
+  for (int64_t lane = 0; lane < tile.count; lane += BLOCK_LANES) {
+    const auto row_start = [&](int64_t i) { return tile.rows.start(tile.row_begin + lane + i); };
+    load_tile_transposed<BLOCK_LANES>(tile.params.q, shape.head_dim, min64(BLOCK_LANES, tile.count - lane), row_start,
+                                      float(shape.scale), scratch.q + lane * shape.head_dim);
+  }
 }
 
 // Leaves out, sum and maximum of the tile's rows over keys [split_begin, split_end) in scratch.
 static void attend_many_rows(const RowTile& tile, int64_t split_begin, int64_t split_end, Scratch& scratch) {
   const AttentionShape& shape = tile.params.shape;
   start_rows(tile, scratch);
-  for (int64_t i = tile.count; i < round_up(tile.count, LANES); i++) {  // padding lanes do as the last row
-    scratch.first_key[i] = scratch.first_key[tile.count - 1];
-    scratch.end_key[i] = scratch.end_key[tile.count - 1];
-    scratch.slope[i] = scratch.slope[tile.count - 1];
-    scratch.diagonal[i] = scratch.diagonal[tile.count - 1];
-    scratch.maximum[i] = -INFINITE;
-    scratch.sum[i] = 0.0f;
-  }
-  const auto row_start = [&](int64_t i) { return tile.rows.start(tile.row_begin + i); };
-  load_tile_transposed<ROWS>(tile.params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q);
+  pad_rows(tile.count, scratch);
+  load_queries(tile, scratch);
+  for (int64_t i = 0; i < round_up(tile.count, BLOCK_LANES) * shape.head_dim; i += LANES) store(scratch.out + i, Vec{});
   const int64_t end = min64(split_end, scratch.end_key[tile.count - 1]);
   const bool drops = shape.dropout.threshold > 0;
   const int64_t step = drops ? KEEP_KEYS : KEYS;
@@ -408,18 +428,17 @@ static void attend_few_rows(const FlashAttentionParams& params, const ScoreRule&
     const RowTile tile = head_tile(params, rule, batch, key_head);
     heads[key_head] = {tile.base, tile.base + tile.count};
     start_rows(tile, scratch);
+    for (int64_t i = tile.base; i < tile.base + tile.count; i++)
+      for (int64_t d = 0; d < shape.head_dim; d += LANES) store(scratch.out + i * ROW_STRIDE + d, Vec{});
     const auto row_start = [&](int64_t i) { return tile.rows.start(i); };
     load_tile(params.q, shape.head_dim, tile.count, row_start, float(shape.scale), scratch.q + tile.base * ROW_STRIDE);
     begin = max64(begin, tile.rows.first_key(0));  // the same for every head
     end = min64(end, tile.rows.end_key(tile.count - 1));
   }
+  pad_rows(heads[shape.key_heads - 1].end, scratch);
   const AttentionRows first_head(shape, batch, 0);
-  const int64_t together = max64(1, SUM_ROWS / (ceil_div(shape.heads, shape.key_heads) * first_head.queries));
-  for (int64_t key = begin; key < end; key += FEW_KEYS) {
-    for (int64_t head = 0; head < shape.key_heads; head += together)
-      few_rows_step<DTYPE>(params, rule, heads, first_head.key_start(key), key, end - key, head,
-                           min64(head + together, shape.key_heads), scratch);
-  }
+  for (int64_t key = begin; key < end; key += FEW_KEYS)
+    few_rows_step<DTYPE>(params, rule, heads, first_head.key_start(key), key, end - key, scratch);
 }
 
 static void finish_row(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, float maximum,
@@ -462,20 +481,38 @@ static void merge_splits(const FlashAttentionParams& params, const AttentionRows
   finish_row(params, rows, row, maximum, sum, out);
 }
 
-// To the outputs, or to `partials` [B][H * Sq][2 + D] if there are any.
-static void write_rows(const RowTile& tile, float* partials, Scratch& scratch) {
+// Row i of scratch to the outputs, or to `partials` [B][H * Sq][2 + D] if there are any.
+static void write_row(const RowTile& tile, int64_t i, float* out, float* partials, const Scratch& scratch) {
   const AttentionShape& shape = tile.params.shape;
-  for (int64_t i = 0; i < tile.count; i++) {
-    const int64_t row = tile.base + i;
-    float* out = scratch.out + row * ROW_STRIDE;
-    if (!partials) {
-      finish_row(tile.params, tile.rows, tile.row_begin + i, scratch.maximum[row], scratch.sum[row], out);
-      continue;
+  const float maximum = scratch.maximum[tile.base + i], sum = scratch.sum[tile.base + i];
+  if (!partials) return finish_row(tile.params, tile.rows, tile.row_begin + i, maximum, sum, out);
+  float* partial = partials + tile.rows.packed(tile.row_begin + i) * (2 + shape.head_dim);
+  partial[0] = maximum;
+  partial[1] = sum;
+  __builtin_memcpy(partial + 2, out, size_t(shape.head_dim) * sizeof(float));
+}
+
+static void write_few_rows(const RowTile& tile, float* partials, Scratch& scratch) {
+  for (int64_t i = 0; i < tile.count; i++)
+    write_row(tile, i, scratch.out + (tile.base + i) * ROW_STRIDE, partials, scratch);
+}
+
+static void write_many_rows(const RowTile& tile, float* partials, Scratch& scratch) {
+  const int64_t head_dim = tile.params.shape.head_dim;
+  for (int64_t lane = 0; lane < tile.count; lane += LANES) {
+    alignas(64) float rows[LANES * ROW_STRIDE];
+    const int64_t within = lane % BLOCK_LANES;
+    const float* out = scratch.out + (lane - within) * head_dim + within;
+    for (int64_t d = 0; d < head_dim; d += LANES) {
+      Vec square[LANES];
+      TERNFLASH_UNROLL
+      for (int u = 0; u < LANES; u++) square[u] = d + u < head_dim ? load(out + (d + u) * BLOCK_LANES) : Vec{};
+      transpose(square);
+      TERNFLASH_UNROLL
+      for (int u = 0; u < LANES; u++) store(rows + u * ROW_STRIDE + d, square[u]);
     }
-    float* partial = partials + tile.rows.packed(tile.row_begin + i) * (2 + shape.head_dim);
-    partial[0] = scratch.maximum[row];
-    partial[1] = scratch.sum[row];
-    __builtin_memcpy(partial + 2, out, size_t(shape.head_dim) * sizeof(float));
+    for (int64_t i = 0; i < min64(LANES, tile.count - lane); i++)
+      write_row(tile, lane + i, rows + i * ROW_STRIDE, partials, scratch);
   }
 }
 
@@ -492,9 +529,13 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
   }
   const ScoreRule rule(shape);
   const int64_t max_rows = ceil_div(shape.heads, shape.key_heads) * shape.queries;
-  const int64_t tiles = ceil_div(max_rows, ROWS);
-  const int64_t splits = tiles == 1 ? max64(1, ceil_div(shape.keys, SPLIT_KEYS)) : 1;
   const int64_t pairs = shape.batch * shape.key_heads;
+  // Half as many rows where q and out of all would not fit the L2 cache, or where there would be few tiles for the
+  // threads.
+  const bool large = shape.head_dim <= 128 && pairs * max_rows >= ENOUGH_TILES * ROWS;
+  const int64_t tile_rows = large ? ROWS : ROWS / 2;
+  const int64_t tiles = ceil_div(max_rows, tile_rows);
+  const int64_t splits = tiles == 1 ? max64(1, ceil_div(shape.keys, SPLIT_KEYS)) : 1;
   const int64_t split_stride = shape.total_queries * shape.heads * (2 + shape.head_dim);
   float* partials = splits > 1 ? shared_scratch<float>(context, splits * split_stride) : nullptr;
   const auto split_end = [&](int64_t split) {
@@ -513,20 +554,20 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
                                                              : attend_few_rows<DType::BFLOAT16>;
       attend(params, rule, batch, split * SPLIT_KEYS, split_end(split), scratch);
       for (int64_t key_head = 0; key_head < shape.key_heads; key_head++)
-        write_rows(head_tile(params, rule, batch, key_head), partials + split * split_stride, scratch);
+        write_few_rows(head_tile(params, rule, batch, key_head), partials + split * split_stride, scratch);
     });
   } else {
     // The last tiles first: under a causal mask they are the longest.
     parallel_for(context, tiles * splits * pairs, [&](int64_t task, int thread) {
       const int64_t pair = task % pairs;
       const int64_t split = task / pairs % splits;
-      const int64_t row_begin = (tiles - 1 - task / pairs / splits) * ROWS;
+      const int64_t row_begin = (tiles - 1 - task / pairs / splits) * tile_rows;
       const AttentionRows rows(shape, pair / shape.key_heads, pair % shape.key_heads);
       if (row_begin >= rows.count) return;
       Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
-      const RowTile tile{params, rule, rows, row_begin, min64(ROWS, rows.count - row_begin), 0};
+      const RowTile tile{params, rule, rows, row_begin, min64(tile_rows, rows.count - row_begin), 0};
       attend_many_rows(tile, split * SPLIT_KEYS, split_end(split), scratch);
-      write_rows(tile, partials ? partials + split * split_stride : nullptr, scratch);
+      write_many_rows(tile, partials ? partials + split * split_stride : nullptr, scratch);
     });
   }
 

@@ -173,8 +173,8 @@ template <bool ROWS_MOVE>
 static void step(const TilePair& pair, int64_t head_dim, Scratch& scratch) {
   const int64_t staying = ROWS_MOVE ? pair.key_count : pair.row_count;
   const int64_t moving = ROWS_MOVE ? pair.row_count : pair.key_count;
-  for (int64_t lane_begin = 0; lane_begin < staying; lane_begin += BLOCK_VECTORS * LANES) {
-    const int64_t end = min64(lane_begin + BLOCK_VECTORS * LANES, staying);
+  for (int64_t lane_begin = 0; lane_begin < staying; lane_begin += MOST_VECTORS * LANES) {
+    const int64_t end = min64(lane_begin + MOST_VECTORS * LANES, staying);
     const int64_t lane_end = round_up(end, LANES);
     const Range range = visible_moving<ROWS_MOVE>(pair, lane_begin, end);
     if (range.begin < range.end) {

@@ -17,19 +17,23 @@
 
 namespace {
 
-// BLOCK_ROWS x BLOCK_VECTORS accumulators, the vectors of B and one broadcast fill 27 of 32 or 15 of 16 registers.
+// BLOCK_ROWS x 2 accumulators, the vectors of B and one broadcast fill 27 of 32 or 15 of 16 registers; with 32 there is
+// the choice of 8 x 3 as well, which reads B less often.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int BLOCK_ROWS = 12;
+constexpr int MOST_VECTORS = 3;
+constexpr int MOST_VECTORS_ROWS = 8;
 #else
 constexpr int BLOCK_ROWS = 6;
+constexpr int MOST_VECTORS = 2;
+constexpr int MOST_VECTORS_ROWS = 6;
 #endif
-constexpr int BLOCK_VECTORS = 2;
 constexpr int64_t DEPTH_SECTION = 64;
 
 enum class Start {
   ZERO,
   C,         // adds to C
-  SCALED_C,  // adds to row_scale[m] * C[m][n]
+  SCALED_C,  // adds to C[m][n] * lane_scale[n]
 };
 
 struct TileGemm {
@@ -42,7 +46,7 @@ struct TileGemm {
   float* c;  // [rows][c_stride]
   int64_t c_stride;
   Start start;
-  const float* row_scale;  // [rows], for SCALED_C
+  const float* lane_scale;  // [LANES * vectors], for SCALED_C
 };
 
 // Rows [row, row + ROWS) and vectors [vector, vector + VECTORS) of C.
@@ -72,11 +76,15 @@ TERNFLASH_INLINE void tile_gemm_block(const TileGemm& g, int64_t row, int64_t ve
   }
   TERNFLASH_UNROLL
   for (int m = 0; m < ROWS; m++) {
-    const float scale = g.start == Start::SCALED_C ? g.row_scale[row + m] : 1.0f;
     TERNFLASH_UNROLL
     for (int n = 0; n < VECTORS; n++) {
       float* to = c + m * g.c_stride + n * LANES;
-      store(to, g.start == Start::ZERO ? sums[m][n] : load(to) * scale + sums[m][n]);
+      if (g.start == Start::ZERO)
+        store(to, sums[m][n]);
+      else if (g.start == Start::C)
+        store(to, load(to) + sums[m][n]);
+      else
+        store(to, load(to) * load(g.lane_scale + (vector + n) * LANES) + sums[m][n]);
     }
   }
 }
@@ -84,12 +92,21 @@ TERNFLASH_INLINE void tile_gemm_block(const TileGemm& g, int64_t row, int64_t ve
 // Not inlined: the constants of a caller's other loops would take registers from the accumulators.
 template <int A_ROW_STRIDE, int A_DEPTH_STRIDE, int VECTORS>
 static __attribute__((noinline)) void tile_gemm_columns(const TileGemm& g, int64_t vector) {
+  constexpr int ROWS = VECTORS == MOST_VECTORS ? MOST_VECTORS_ROWS : BLOCK_ROWS;
   int64_t row = 0;
-  for (; row + BLOCK_ROWS <= g.rows; row += BLOCK_ROWS)
-    tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, BLOCK_ROWS, VECTORS>(g, row, vector);
-  if (row + BLOCK_ROWS / 2 <= g.rows) {
-    tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, BLOCK_ROWS / 2, VECTORS>(g, row, vector);
-    row += BLOCK_ROWS / 2;
+  for (; row + ROWS <= g.rows; row += ROWS)
+    tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, ROWS, VECTORS>(g, row, vector);
+  if constexpr (ROWS > 8) {
+    if (row + 8 <= g.rows) {
+      tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, 8, VECTORS>(g, row, vector);
+      row += 8;
+    }
+  }
+  if constexpr (ROWS > 4) {
+    if (row + 4 <= g.rows) {
+      tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, 4, VECTORS>(g, row, vector);
+      row += 4;
+    }
   }
   for (; row + 2 <= g.rows; row += 2) tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, 2, VECTORS>(g, row, vector);
   if (row < g.rows) tile_gemm_block<A_ROW_STRIDE, A_DEPTH_STRIDE, 1, VECTORS>(g, row, vector);
@@ -103,8 +120,11 @@ TERNFLASH_INLINE void tile_gemm(const TileGemm& whole) {
   do {
     g.depth = min64(rest, SECTION);
     int64_t vector = 0;
-    for (; vector + BLOCK_VECTORS <= g.vectors; vector += BLOCK_VECTORS)
-      tile_gemm_columns<A_ROW_STRIDE, A_DEPTH_STRIDE, BLOCK_VECTORS>(g, vector);
+    if constexpr (MOST_VECTORS > 2) {  // threes, unless what is left makes two pairs
+      for (; g.vectors - vector >= 3 && g.vectors - vector != 4; vector += 3)
+        tile_gemm_columns<A_ROW_STRIDE, A_DEPTH_STRIDE, 3>(g, vector);
+    }
+    for (; vector + 2 <= g.vectors; vector += 2) tile_gemm_columns<A_ROW_STRIDE, A_DEPTH_STRIDE, 2>(g, vector);
     if (vector < g.vectors) tile_gemm_columns<A_ROW_STRIDE, A_DEPTH_STRIDE, 1>(g, vector);
     g.a += g.depth * A_DEPTH_STRIDE;
     g.b += g.depth * g.b_stride;
