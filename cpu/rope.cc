@@ -15,7 +15,7 @@ using ternflash::MAX_ROPE_PAIRS;
 using ternflash::RopeParams;
 
 constexpr int64_t GRAIN = 16384;
-constexpr int64_t TABLE_GRAIN = 1024;  // a cosine and a sine take about 15 ns
+constexpr int64_t TABLE_GRAIN = 2048;
 
 // The cosines of all pairs at a position, then their sines: 2 * pairs floats.
 TERNFLASH_INLINE void set_rotation(const RopeParams& p, int64_t position, float* rotation) {
@@ -23,6 +23,37 @@ TERNFLASH_INLINE void set_rotation(const RopeParams& p, int64_t position, float*
     const double angle = double(position) * p.frequencies[pair];
     rotation[pair] = float(__builtin_cos(angle));
     rotation[p.pairs + pair] = float(p.inverse ? -__builtin_sin(angle) : __builtin_sin(angle));
+  }
+}
+
+// The same for positions [begin, end) above `lowest`, by turning each further by the angle of one position: in float64
+// that is as good for a few dozen turns as what it saves.
+constexpr int64_t MOST_TURNS = 64;
+
+void set_rotations(const RopeParams& p, int64_t lowest, int64_t begin, int64_t end, float* table) {
+  double cos[MAX_ROPE_PAIRS], sin[MAX_ROPE_PAIRS], cos_one[MAX_ROPE_PAIRS], sin_one[MAX_ROPE_PAIRS];
+  for (int64_t pair = 0; pair < p.pairs; pair++) {
+    const double angle = p.inverse ? -p.frequencies[pair] : p.frequencies[pair];
+    cos_one[pair] = __builtin_cos(angle);
+    sin_one[pair] = __builtin_sin(angle);
+  }
+  for (int64_t i = begin; i < end; i++) {
+    float* rotation = table + i * 2 * p.pairs;
+    const bool turns = (i - begin) % MOST_TURNS > 0;
+    for (int64_t pair = 0; pair < p.pairs && !turns; pair++) {
+      const double angle = double(lowest + i) * p.frequencies[pair];
+      cos[pair] = __builtin_cos(angle);
+      sin[pair] = p.inverse ? -__builtin_sin(angle) : __builtin_sin(angle);
+    }
+    for (int64_t pair = 0; pair < p.pairs && turns; pair++) {
+      const double before = cos[pair];
+      cos[pair] = before * cos_one[pair] - sin[pair] * sin_one[pair];
+      sin[pair] = before * sin_one[pair] + sin[pair] * cos_one[pair];
+    }
+    for (int64_t pair = 0; pair < p.pairs; pair++) {
+      rotation[pair] = float(cos[pair]);
+      rotation[p.pairs + pair] = float(sin[pair]);
+    }
   }
 }
 
@@ -62,9 +93,8 @@ void rope(const RopeParams& p, Context& context) {
   const int64_t table_rows = highest - lowest + 1;
   float* table = table_rows < p.tokens ? shared_scratch<float>(context, table_rows * 2 * p.pairs) : nullptr;
   if (table)
-    parallel_ranges(context, table_rows, max64(1, TABLE_GRAIN / p.pairs), [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; i++) set_rotation(p, lowest + i, table + i * 2 * p.pairs);
-    });
+    parallel_ranges(context, table_rows, max64(1, TABLE_GRAIN / p.pairs),
+                    [&](int64_t begin, int64_t end, int) { set_rotations(p, lowest, begin, end, table); });
 
   const int64_t row = p.heads * p.head_dim;
   parallel_ranges(context, p.tokens, max64(1, GRAIN / row), [&](int64_t begin, int64_t end, int thread) {
