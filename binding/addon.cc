@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../cpu/kernels.h"
+#include "../cpu/processors.h"
 #include "allocator.h"
 #include "cpu_device.h"
 #include "host_memory.h"
@@ -393,6 +394,11 @@ Napi::Value threads(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), addon_of(info).cpu->stream().threads());
 }
 
+Napi::Value container_limit(const Napi::CallbackInfo& info) {
+  const std::string root = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "/";
+  return Napi::Number::New(info.Env(), cpu::container_limit(root));
+}
+
 void set_threads(const Napi::CallbackInfo& info) {
   addon_of(info).pool().resize(info[0].As<Napi::Number>().Int32Value());
 }
@@ -568,6 +574,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cpu", cpu_backend(env, *addon));
   exports.Set("isa", cpu::kernels().isa);
   define(env, exports, "threads", threads);
+  define(env, exports, "containerLimit", container_limit);
   define(env, exports, "setThreads", set_threads);
   define(env, exports, "fmaPeak", fma_peak);
 #if defined(TERNFLASH_CUDA)

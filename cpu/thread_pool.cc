@@ -6,9 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
+#include "processors.h"
 
 namespace ternflash::cpu {
 
@@ -35,11 +33,7 @@ std::shared_ptr<ThreadPool> ThreadPool::shared() {
 }
 
 int ThreadPool::default_size() {
-  int count = static_cast<int>(std::thread::hardware_concurrency());
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = CPU_COUNT(&set);
-#endif
+  int count = processors();
   if (const char* text = std::getenv("TERNFLASH_THREADS")) {
     const int asked = std::atoi(text);
     if (asked > 0) count = asked;

@@ -22,7 +22,7 @@ class ThreadPool {
   // The pool of this process. It ends with its last holder, so that unloading the addon leaves no thread behind.
   static std::shared_ptr<ThreadPool> shared();
 
-  // Processors this process may run on, or TERNFLASH_THREADS.
+  // TERNFLASH_THREADS, or the processors this process can keep busy.
   static int default_size();
 
   explicit ThreadPool(int size);

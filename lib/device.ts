@@ -361,7 +361,7 @@ export function getThreads(): number {
 
 /**
  * Sets the number of threads of the `cpu` device, for the whole process. The default is the number of processors this process may
- * use, or the environment variable TERNFLASH_THREADS. Results do not depend on it.
+ * use (affinity, and the CPU limit of a container, rounded up), or the environment variable TERNFLASH_THREADS. Results do not depend on it.
  *
  * @throws OptionError unless count is an integer from 1 to 256.
  */

@@ -35,6 +35,8 @@ export interface LibraryFacts {
   /** Null without an addon. */
   isa: string | null;
   threads: number;
+  /** How many processors' time the container grants, 0 for no limit. */
+  containerLimit: number;
   /** Null in a build without CUDA. */
   cuda: CudaReport | null;
   /** Why no GPU can be used, or null. */

@@ -14,6 +14,7 @@ export function readLibrary(): LibraryFacts {
     attempts: loadAttempts,
     isa: native?.isa ?? null,
     threads: getThreads(),
+    containerLimit: native?.containerLimit() ?? 0,
     cuda: report,
     cudaProblem: problem,
     gpus,

@@ -32,10 +32,11 @@ function machineLines({ machine }: Report): Line[] {
 
 function addonLines({ addon }: Report): Line[] {
   const tried = addon.attempts.flatMap(({ problem }): Line[] => (problem === null ? [] : [['not loaded', problem]]));
+  const limit = addon.containerLimit === null ? '' : `; the container grants ${addon.containerLimit} processors`;
   return [
     ...tried,
     ['loaded', addon.file ?? 'none'],
-    ...(addon.file === null ? [] : [['processor code', `${addon.isa}, ${addon.threads} threads`] as const]),
+    ...(addon.file === null ? [] : [['processor code', `${addon.isa}, ${addon.threads} threads${limit}`] as const]),
   ];
 }
 

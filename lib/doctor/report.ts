@@ -42,6 +42,8 @@ export interface Report {
     attempts: { file: string | null; cuda: boolean; problem: string | null }[];
     isa: string | null;
     threads: number | null;
+    /** How many processors' time the container grants; null if it sets no limit. */
+    containerLimit: number | null;
   };
   cuda: {
     /** Whether the addon has CUDA inside. */
@@ -105,6 +107,7 @@ export function assemble(facts: Facts): Report {
       attempts: (library?.attempts ?? []).map((each) => ({ ...each, problem: each.problem?.message ?? null })),
       isa: library?.isa ?? null,
       threads: library?.threads ?? null,
+      containerLimit: library?.containerLimit || null,
     },
     cuda: {
       inBuild: cuda !== null,

@@ -44,6 +44,7 @@ function facts(library: Partial<LibraryFacts> | null, others: Partial<Facts> = {
       attempts: [loaded('build/Release/ternflash.node', false)],
       isa: 'avx2',
       threads: 4,
+      containerLimit: 0,
       cuda: null,
       cudaProblem: problem('no-cuda-build', {}),
       gpus: [],
@@ -171,7 +172,7 @@ describe('the report of', () => {
 });
 
 test('the text has all that is known of the machine and its GPUs', () => {
-  const given = facts(withGpus(null, problem('gpu-prohibited', {})));
+  const given = facts({ ...withGpus(null, problem('gpu-prohibited', {})), containerLimit: 1.5 });
   given.machine.host = { kernelDriver: '580.65.06', gpus: 2, wsl: true, visibleDevices: null };
   given.machine.environment = { TERNFLASH_CUDA: '1' };
   const text = render(assemble(given));
@@ -183,7 +184,7 @@ test('the text has all that is known of the machine and its GPUs', () => {
     '580.65.06, 2 GPUs',
     'TERNFLASH_CUDA  "1"',
     'cuda/build/Release/ternflash.node',
-    'avx2, 4 threads',
+    'avx2, 4 threads; the container grants 1.5 processors\n',
     'runtime 13.0, code for 80-real, 90-real',
     'CUDA 13.0',
     'cuda:0           NVIDIA H100, compute capability 9.0, 80 GiB: usable\n',
