@@ -24,13 +24,16 @@ constexpr Kernels AVX512 = {"avx512", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_pe
 #define ISA avx512vnni
 constexpr Kernels AVX512VNNI = {"avx512vnni", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
 #undef ISA
+#define ISA avx512bf16
+constexpr Kernels AVX512BF16 = {"avx512bf16", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
+#undef ISA
 #endif
 #undef TERNFLASH_ENTRY
 
 const Kernels& choose() {
 #if defined(TERNFLASH_X86)
   // Levels in ascending order; each includes the ones before it.
-  constexpr const Kernels* LEVELS[] = {&BASE, &AVX2, &AVX512, &AVX512VNNI};
+  constexpr const Kernels* LEVELS[] = {&BASE, &AVX2, &AVX512, &AVX512VNNI, &AVX512BF16};
   __builtin_cpu_init();  // reads CPUID and, through XGETBV, whether the system saves the wide registers
   int level = 0;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) level = 1;
@@ -38,6 +41,7 @@ const Kernels& choose() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     level = 2;
   if (level == 2 && __builtin_cpu_supports("avx512vnni")) level = 3;
+  if (level == 3 && __builtin_cpu_supports("avx512bf16")) level = 4;
   if (const char* cap = std::getenv("TERNFLASH_ISA"))
     for (int capped = 0; capped < level; capped++)
       if (std::strcmp(cap, LEVELS[capped]->isa) == 0) level = capped;

@@ -22,7 +22,7 @@ struct Kernels {
   double (*fma_peak)(int64_t iterations);
 };
 
-// The best table for this processor; TERNFLASH_ISA=base|avx2|avx512|avx512vnni caps it.
+// The best table for this processor; TERNFLASH_ISA=base|avx2|avx512|avx512vnni|avx512bf16 caps it.
 const Kernels& kernels();
 
 #define TERNFLASH_DECLARE(name, js_name, Params) void name(const Params&, Context&);
@@ -42,6 +42,10 @@ namespace avx512vnni {
 TERNFLASH_OPS(TERNFLASH_DECLARE)
 double fma_peak(int64_t iterations);
 }  // namespace avx512vnni
+namespace avx512bf16 {
+TERNFLASH_OPS(TERNFLASH_DECLARE)
+double fma_peak(int64_t iterations);
+}  // namespace avx512bf16
 #undef TERNFLASH_DECLARE
 
 }  // namespace ternflash::cpu

@@ -13,6 +13,9 @@
 //   dot    If one side has at most FEW rows and both lie along k (decoding), nothing is packed: the other side, the
 //          weights, is read once, as vectors along k.
 //
+// Where the processor multiplies pairs of bfloat16 (AVX-512 BF16) and both operands are that, the same is done with two
+// neighbours along k in each lane: a step along k takes two of them.
+//
 // The order of additions depends on the shape and the instruction set alone, never on the number of threads.
 // Scratch: 0.3 MB per thread and up to SPAN_BYTES shared for gemm, FEW * k floats shared for dot.
 
@@ -68,6 +71,31 @@ struct Product {
   bool add;  // to what out holds; then there is no bias
 };
 
+#if defined(__AVX512BF16__)
+constexpr bool HAVE_PAIRS = true;
+#else
+constexpr bool HAVE_PAIRS = false;
+#endif
+
+// sum + a * b in each lane, or sum plus both products of the lane's pairs.
+template <bool PAIRS>
+TERNFLASH_INLINE Vec multiply_add(Vec sum, Vec a, Vec b) {
+#if defined(__AVX512BF16__)
+  if constexpr (PAIRS) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+#endif
+  return sum + a * b;
+}
+
+// A lane's bits in all lanes, untouched: those of a pair may be no float.
+TERNFLASH_INLINE Vec broadcast_bits(const float* p) {
+  int32_t bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  return as_float(bits - VecInt{});
+}
+
 // ---- Packing ------------------------------------------------------------------------------------------------------
 
 // out [rows, cols], or its transpose, is the broadcast side [rows, k] times the columns [k, cols].
@@ -79,14 +107,16 @@ struct Sides {
   int64_t rows;
   int64_t cols;
   int64_t k;
+  int64_t steps;  // along k, of one or two each
   bool transposed;
 };
 
-Sides sides_of(const Product& p) {
+Sides sides_of(const Product& p, bool pairs) {
   // Copying a row of the broadcast side is cheapest along k, packing columns across k.
   const bool swap = p.b_along_k && (!p.a_along_k || p.m < p.n);
-  if (swap) return {p.b, p.b_along_k, p.a, p.a_along_k, p.n, p.m, p.k, true};
-  return {p.a, p.a_along_k, p.b, p.b_along_k, p.m, p.n, p.k, false};
+  const int64_t steps = pairs ? ceil_div(p.k, 2) : p.k;
+  if (swap) return {p.b, p.b_along_k, p.a, p.a_along_k, p.n, p.m, p.k, steps, true};
+  return {p.a, p.a_along_k, p.b, p.b_along_k, p.m, p.n, p.k, steps, false};
 }
 
 struct Scratch {
@@ -95,48 +125,93 @@ struct Scratch {
   alignas(64) float run[max64(KC, max64(TILE_ROWS, TILE_COLS))];
 };
 
-// Rows [row, row + rows) of the broadcast side, at most MR.
-void copy_rows(const Sides& s, int64_t row, int64_t rows, int64_t k_begin, int64_t depth, Scratch& scratch) {
+// Steps [step, step + count) of a row that lies along k, one lane each; from where they are if they need no change.
+template <bool PAIRS>
+TERNFLASH_INLINE const float* lanes_along(const Matrix& x, int64_t row, int64_t step, int64_t count, int64_t k,
+                                          float* buffer) {
+  if constexpr (!PAIRS) {
+    return view_run(x, row, step, count, buffer);
+  } else {
+    const uint8_t* data = x.data + row * x.row_bytes + 4 * step;
+    const bool half = 2 * (step + count) > k;
+    if (!half && x.row_bytes % 4 == 0) return reinterpret_cast<const float*>(data);
+    if (half) buffer[count - 1] = 0.0f;
+    __builtin_memcpy(buffer, data, size_t(4 * count - (half ? 2 : 0)));
+    return buffer;
+  }
+}
+
+// Columns [col, col + count) at one step, of a side that lies across k.
+template <bool PAIRS>
+TERNFLASH_INLINE const float* lanes_across(const Matrix& x, int64_t step, int64_t col, int64_t count, int64_t k,
+                                           float* buffer) {
+  if constexpr (!PAIRS) {
+    return view_run(x, step, col, count, buffer);
+  } else {
+    const uint8_t* first = x.data + 2 * step * x.row_bytes + 2 * col;
+    const uint16_t* low = reinterpret_cast<const uint16_t*>(first);
+    const uint16_t* high = reinterpret_cast<const uint16_t*>(first + x.row_bytes);
+    uint32_t* out = reinterpret_cast<uint32_t*>(buffer);
+    if (2 * step + 1 < k)
+      for (int64_t i = 0; i < count; i++) out[i] = uint32_t(low[i]) | uint32_t(high[i]) << 16;
+    else
+      for (int64_t i = 0; i < count; i++) out[i] = low[i];
+    return buffer;
+  }
+}
+
+// Rows [row, row + rows) of the broadcast side, at most MR, and steps [step, step + depth).
+template <bool PAIRS>
+void copy_rows(const Sides& s, int64_t row, int64_t rows, int64_t step, int64_t depth, Scratch& scratch) {
   if (s.broadcast_along_k) {
-    for (int64_t i = 0; i < rows; i++) load_run(s.broadcast, row + i, k_begin, depth, scratch.rows + i * ROW_STRIDE);
+    for (int64_t i = 0; i < rows; i++) {
+      float* to = scratch.rows + i * ROW_STRIDE;
+      const float* run = lanes_along<PAIRS>(s.broadcast, row + i, step, depth, s.k, to);
+      if (run != to) __builtin_memcpy(to, run, size_t(depth) * sizeof(float));
+    }
     return;
   }
   for (int64_t t = 0; t < depth; t++) {
-    const float* run = view_run(s.broadcast, k_begin + t, row, rows, scratch.run);
+    const float* run = lanes_across<PAIRS>(s.broadcast, step + t, row, rows, s.k, scratch.run);
     float* to = scratch.rows + t * MR;
     if (rows == MR)
       __builtin_memcpy(to, run, MR * sizeof(float));
     else
-      for (int64_t i = 0; i < rows; i++) to[i] = run[i];
+      __builtin_memcpy(to, run, size_t(rows) * sizeof(float));
   }
 }
 
 // Asks for the lines [begin, end) of these rows ahead, into the L2 cache: rows or, if the side lies across k, what they
 // have at one k.
-void prefetch_lines(const Sides& s, int64_t row, int64_t rows, int64_t k_begin, int64_t depth, int64_t begin,
+template <bool PAIRS>
+void prefetch_lines(const Sides& s, int64_t row, int64_t rows, int64_t step, int64_t depth, int64_t begin,
                     int64_t end) {
+  constexpr int64_t WIDTH = PAIRS ? 2 : 1;
   const Matrix& x = s.broadcast;
   const bool along_k = s.broadcast_along_k;
-  const int64_t first = along_k ? k_begin : row, length = along_k ? depth : rows;
+  const int64_t first = along_k ? WIDTH * step : row, length = along_k ? WIDTH * depth : rows;
   const int64_t byte_begin = x.bytes_before(first), byte_end = x.bytes_before(first + length);
-  for (int64_t line = begin; line < end; line++) {
-    const uint8_t* data = x.data + ((along_k ? row : k_begin) + line) * x.row_bytes;
-    for (int64_t byte = byte_begin; byte < byte_end; byte += 64) __builtin_prefetch(data + byte, 0, 2);
-  }
+  const uint8_t* data = x.data + (along_k ? row : WIDTH * step) * x.row_bytes;
+  const int64_t lines_each = along_k ? 1 : WIDTH;
+  for (int64_t line = begin * lines_each; line < end * lines_each; line++)
+    for (int64_t byte = byte_begin; byte < byte_end; byte += 64)
+      __builtin_prefetch(data + line * x.row_bytes + byte, 0, 2);
 }
 
-// Columns [col, col + cols), at most NR, and [k_begin, k_begin + depth) of k, at most KC, to out [depth][NR]; zeros
-// after them.
-void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t k_begin, int64_t depth, float* out) {
+// Columns [col, col + cols), at most NR, and steps [step, step + depth), at most KC, to out [depth][NR]; zeros after
+// them.
+template <bool PAIRS>
+void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t step, int64_t depth, float* out) {
   if (!s.columns_along_k) {
     alignas(64) float buffer[NR];
     for (int64_t t = 0; t < depth; t++, out += NR) {
-      const float* run = view_run(s.columns, k_begin + t, col, cols, buffer);
+      const float* run = lanes_across<PAIRS>(s.columns, step + t, col, cols, s.k, buffer);
       if (cols == NR) {
         store(out, load(run));
         store(out + LANES, load(run + LANES));
       } else {
-        for (int64_t j = 0; j < NR; j++) out[j] = j < cols ? run[j] : 0.0f;
+        __builtin_memset(out, 0, NR * sizeof(float));
+        __builtin_memcpy(out, run, size_t(cols) * sizeof(float));
       }
     }
     return;
@@ -145,7 +220,8 @@ void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t k_begin, in
   for (int64_t begin = 0; begin < NR; begin += LANES) {
     const float* rows[LANES];
     for (int64_t i = 0; i < LANES; i++)
-      rows[i] = begin + i < cols ? view_run(s.columns, col + begin + i, k_begin, depth, buffer + i * KC) : nullptr;
+      rows[i] = begin + i < cols ? lanes_along<PAIRS>(s.columns, col + begin + i, step, depth, s.k, buffer + i * KC)
+                                 : nullptr;
     for (int64_t t = 0; t < depth; t += LANES) {
       const int64_t count = min64(LANES, depth - t);
       Vec square[LANES];
@@ -167,7 +243,7 @@ void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t k_begin, in
 // ---- The product of packed blocks ---------------------------------------------------------------------------------
 
 // c[ROWS][VECTORS] = A B, or c + A B if `add`; A(i, t) = a[i * ROW_STEP + t * DEPTH_STEP], b [depth][NR].
-template <int ROWS, int VECTORS, int ROW_STEP, int DEPTH_STEP>
+template <bool PAIRS, int ROWS, int VECTORS, int ROW_STEP, int DEPTH_STEP>
 TERNFLASH_INLINE void multiply_block(const float* a, const float* b, int64_t depth, bool add, float* c) {
   Vec sums[ROWS][VECTORS];
   TERNFLASH_UNROLL
@@ -181,9 +257,9 @@ TERNFLASH_INLINE void multiply_block(const float* a, const float* b, int64_t dep
     for (int j = 0; j < VECTORS; j++) columns[j] = load(b + j * LANES);
     TERNFLASH_UNROLL
     for (int i = 0; i < ROWS; i++) {
-      const Vec x = broadcast(a[i * ROW_STEP]);
+      const Vec x = PAIRS ? broadcast_bits(a + i * ROW_STEP) : broadcast(a[i * ROW_STEP]);
       TERNFLASH_UNROLL
-      for (int j = 0; j < VECTORS; j++) sums[i][j] += x * columns[j];
+      for (int j = 0; j < VECTORS; j++) sums[i][j] = multiply_add<PAIRS>(sums[i][j], x, columns[j]);
     }
     a += DEPTH_STEP;
     b += NR;
@@ -199,24 +275,25 @@ TERNFLASH_INLINE void multiply_block(const float* a, const float* b, int64_t dep
 }
 
 // At most MR rows, fewer in blocks of a power of two. Not inlined: the accumulators need all registers.
-template <int VECTORS, int ROW_STEP, int DEPTH_STEP>
+template <bool PAIRS, int VECTORS, int ROW_STEP, int DEPTH_STEP>
 __attribute__((noinline)) void multiply_rows(const float* a, const float* b, int64_t rows, int64_t depth, bool add,
                                              float* c) {
-  if (rows == MR) return multiply_block<MR, VECTORS, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
+  if (rows == MR) return multiply_block<PAIRS, MR, VECTORS, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
   int64_t i = 0;
   if (MR > 8 && i + 8 <= rows) {
-    multiply_block < MR<8 ? 1 : 8, VECTORS, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
+    multiply_block < PAIRS, MR<8 ? 1 : 8, VECTORS, ROW_STEP, DEPTH_STEP>(a, b, depth, add, c);
     i += 8;
   }
   if (i + 4 <= rows) {
-    multiply_block<4, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+    multiply_block<PAIRS, 4, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
     i += 4;
   }
   if (i + 2 <= rows) {
-    multiply_block<2, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+    multiply_block<PAIRS, 2, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
     i += 2;
   }
-  if (i < rows) multiply_block<1, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
+  if (i < rows)
+    multiply_block<PAIRS, 1, VECTORS, ROW_STEP, DEPTH_STEP>(a + i * ROW_STEP, b, depth, add, c + i * C_STRIDE);
 }
 
 struct Tile {
@@ -256,37 +333,37 @@ void store_tile(const Product& p, const Sides& s, const Tile& tile, Scratch& scr
   }
 }
 
-// packed: the tile's columns, [cols / NR][k][NR].
-template <int ROW_STEP, int DEPTH_STEP>
+// packed: the tile's columns, [cols / NR][steps][NR].
+template <bool PAIRS, int ROW_STEP, int DEPTH_STEP>
 TERNFLASH_INLINE void multiply_tile(const Sides& s, const Tile& tile, const float* packed, Scratch& scratch) {
   // Blocks of equal size, whole vectors: k = 320 is 160 + 160 and not 256 + 64.
-  const int64_t blocks = max64(ceil_div(s.k, KC), 1);
-  const int64_t block = round_up(ceil_div(s.k, blocks), 16);
+  const int64_t blocks = max64(ceil_div(s.steps, KC), 1);
+  const int64_t block = round_up(ceil_div(s.steps, blocks), 16);
   const int64_t panels = ceil_div(tile.cols, NR);
   const int64_t end = tile.row + tile.rows;
   int64_t t = 0;
   do {
-    const int64_t depth = min64(block, s.k - t);
+    const int64_t depth = min64(block, s.steps - t);
     for (int64_t row = tile.row; row < end; row += MR) {
       const int64_t rows = min64(MR, end - row);
-      copy_rows(s, row, rows, t, depth, scratch);
+      copy_rows<PAIRS>(s, row, rows, t, depth, scratch);
       // The rows to copy next, a part of them with each panel.
       const bool last = row + MR >= end;
       const int64_t next_row = last ? tile.row : row + MR, next_rows = min64(MR, end - next_row);
-      const int64_t next_t = last ? t + block : t, next_depth = max64(0, min64(block, s.k - next_t));
+      const int64_t next_t = last ? t + block : t, next_depth = max64(0, min64(block, s.steps - next_t));
       const int64_t lines = s.broadcast_along_k ? (next_depth > 0 ? next_rows : 0) : next_depth;
       float* c = scratch.c + (row - tile.row) * C_STRIDE;
       for (int64_t j = 0; j < panels; j++) {
-        prefetch_lines(s, next_row, next_rows, next_t, next_depth, lines * j / panels, lines * (j + 1) / panels);
-        const float* columns = packed + (j * s.k + t) * NR;
+        prefetch_lines<PAIRS>(s, next_row, next_rows, next_t, next_depth, lines * j / panels, lines * (j + 1) / panels);
+        const float* columns = packed + (j * s.steps + t) * NR;
         if (tile.cols - j * NR > LANES)
-          multiply_rows<2, ROW_STEP, DEPTH_STEP>(scratch.rows, columns, rows, depth, t > 0, c + j * NR);
+          multiply_rows<PAIRS, 2, ROW_STEP, DEPTH_STEP>(scratch.rows, columns, rows, depth, t > 0, c + j * NR);
         else
-          multiply_rows<1, ROW_STEP, DEPTH_STEP>(scratch.rows, columns, rows, depth, t > 0, c + j * NR);
+          multiply_rows<PAIRS, 1, ROW_STEP, DEPTH_STEP>(scratch.rows, columns, rows, depth, t > 0, c + j * NR);
       }
     }
     t += block;
-  } while (t < s.k);
+  } while (t < s.steps);
 }
 
 struct Tiling {
@@ -319,13 +396,14 @@ Tiling choose_tiling(const Sides& s, int64_t threads) {
   return best;
 }
 
+template <bool PAIRS>
 void gemm(const Product& p, Context& context) {
-  const Sides s = sides_of(p);
+  const Sides s = sides_of(p, PAIRS);
   const Tiling tiling = choose_tiling(s, context.threads());
   const int64_t row_tiles = ceil_div(s.rows, tiling.rows);
-  const int64_t span = max64(1, SPAN_BYTES / int64_t(sizeof(float)) / max64(s.k, 1) / tiling.cols) * tiling.cols;
-  const int64_t depth_cuts = max64(ceil_div(s.k, KC), 1);
-  float* packed = shared_scratch<float>(context, round_up(min64(span, s.cols), NR) * s.k);
+  const int64_t span = max64(1, SPAN_BYTES / int64_t(sizeof(float)) / max64(s.steps, 1) / tiling.cols) * tiling.cols;
+  const int64_t depth_cuts = max64(ceil_div(s.steps, KC), 1);
+  float* packed = shared_scratch<float>(context, round_up(min64(span, s.cols), NR) * s.steps);
   for (int64_t first = 0; first < s.cols; first += span) {
     const int64_t cols = min64(span, s.cols - first);
     // Several cuts a task, so that it is worth handing out.
@@ -333,7 +411,8 @@ void gemm(const Product& p, Context& context) {
     parallel_ranges(context, cuts, max64(1, 65536 / (NR * KC)), [&](int64_t begin, int64_t end, int) {
       for (int64_t cut = begin; cut < end; cut++) {
         const int64_t col = cut / depth_cuts * NR, t = cut % depth_cuts * KC;
-        pack_columns(s, first + col, min64(NR, cols - col), t, min64(KC, s.k - t), packed + col * s.k + t * NR);
+        pack_columns<PAIRS>(s, first + col, min64(NR, cols - col), t, min64(KC, s.steps - t),
+                            packed + col * s.steps + t * NR);
       }
     });
     const int64_t col_tiles = ceil_div(cols, tiling.cols);
@@ -342,9 +421,9 @@ void gemm(const Product& p, Context& context) {
       const int64_t row = task / col_tiles * tiling.rows, col = task % col_tiles * tiling.cols;
       const Tile tile = {row, min64(tiling.rows, s.rows - row), first + col, min64(tiling.cols, cols - col)};
       if (s.broadcast_along_k)
-        multiply_tile<ROW_STRIDE, 1>(s, tile, packed + col * s.k, scratch);
+        multiply_tile<PAIRS, ROW_STRIDE, 1>(s, tile, packed + col * s.steps, scratch);
       else
-        multiply_tile<1, MR>(s, tile, packed + col * s.k, scratch);
+        multiply_tile<PAIRS, 1, MR>(s, tile, packed + col * s.steps, scratch);
       store_tile(p, s, tile, scratch);
     });
   }
@@ -353,7 +432,7 @@ void gemm(const Product& p, Context& context) {
 // ---- Few rows against many, both along k --------------------------------------------------------------------------
 
 struct Dots {
-  const float* few;  // [few_rows][k], rows few_stride apart
+  const float* few;  // [few_rows][k], rows few_stride apart; or pairs, with zeros to a whole vector
   int64_t few_rows;
   int64_t few_stride;
   Matrix many;
@@ -365,32 +444,54 @@ struct Dots {
   bool add;
 };
 
+template <bool PAIRS, int ROWS, int COLS>
+TERNFLASH_INLINE void dot_step(const float* x, int64_t stride, const Vec (&w)[COLS], Vec (&sums)[ROWS * COLS]) {
+  TERNFLASH_UNROLL
+  for (int i = 0; i < ROWS; i++) {
+    const Vec values = load(x + i * stride);
+    TERNFLASH_UNROLL
+    for (int j = 0; j < COLS; j++) sums[i * COLS + j] = multiply_add<PAIRS>(sums[i * COLS + j], values, w[j]);
+  }
+}
+
 template <Kind KIND, int ROWS, int COLS>
 TERNFLASH_INLINE void dot_block(const Dots& d, int64_t row, int64_t col) {
   const float* x = d.few + row * d.few_stride;
   const uint8_t* weights = d.many.data + col * d.many.row_bytes;
+  constexpr bool PAIRS = KIND == Kind::PAIRS;
+  const int64_t steps = PAIRS ? d.k / 2 : d.k;
   Vec sums[ROWS * COLS];
   TERNFLASH_UNROLL
   for (int i = 0; i < ROWS * COLS; i++) sums[i] = Vec{};
+  Vec w[COLS];
   int64_t t = 0;
-  for (; t + LANES <= d.k; t += LANES) {
-    Vec w[COLS];
+  // The next rows are asked for ahead, at the same place.
+  const uint8_t* ahead = weights + COLS * d.many.row_bytes;
+  for (; t + LANES <= steps; t += LANES) {
     TERNFLASH_UNROLL
-    for (int j = 0; j < COLS; j++) w[j] = load_vector<KIND>(weights + j * d.many.row_bytes, t);
-    TERNFLASH_UNROLL
-    for (int i = 0; i < ROWS; i++) {
-      const Vec values = load(x + i * d.few_stride + t);
-      TERNFLASH_UNROLL
-      for (int j = 0; j < COLS; j++) sums[i * COLS + j] += values * w[j];
+    for (int j = 0; j < COLS; j++) {
+      w[j] = load_vector<KIND>(weights + j * d.many.row_bytes, t);
+      __builtin_prefetch(ahead + j * d.many.row_bytes + d.many.bytes_before(PAIRS ? 2 * t : t), 0, 2);
     }
+    dot_step<PAIRS, ROWS, COLS>(x + t, d.few_stride, w, sums);
   }
+  if (PAIRS && 2 * t < d.k) {
+    TERNFLASH_UNROLL
+    for (int j = 0; j < COLS; j++) {
+      alignas(64) uint8_t rest[VECTOR_BYTES] = {};
+      __builtin_memcpy(rest, weights + j * d.many.row_bytes + 4 * t, size_t(2 * d.k - 4 * t));
+      w[j] = load(reinterpret_cast<const float*>(rest));
+    }
+    dot_step<PAIRS, ROWS, COLS>(x + t, d.few_stride, w, sums);
+  }
+  const int64_t summed = PAIRS ? d.k : t;
   float totals[ROWS * COLS];
   store_lane_sums<ROWS * COLS>(sums, totals);
   for (int j = 0; j < COLS; j++) {
     const float scale = d.many.scales ? d.many.scales[(col + j) * d.many.scale_step] : 1.0f;
     for (int i = 0; i < ROWS; i++) {
       float sum = totals[i * COLS + j];
-      for (int64_t u = t; u < d.k; u++)
+      for (int64_t u = summed; u < d.k; u++)
         sum += x[i * d.few_stride + u] * load_element<KIND>(weights + j * d.many.row_bytes, u);
       float bias = 0.0f;
       const int64_t out_row = d.few_is_a ? row + i : col + j;
@@ -433,19 +534,26 @@ void dot_range(const Dots& d, int64_t begin, int64_t end) {
   for (; col < end; col++) dot_columns<KIND, 1>(d, col);
 }
 
-void dot(const Product& p, bool few_is_a, Context& context) {
+void dot(const Product& p, bool few_is_a, bool pairs, Context& context) {
   const Matrix& few = few_is_a ? p.a : p.b;
   const int64_t few_rows = few_is_a ? p.m : p.n;
   const int64_t many_rows = few_is_a ? p.n : p.m;
   const int64_t stride = round_up(p.k, LANES) + LANES;
-  float* floats = shared_scratch<float>(context, few_rows * stride);
-  for (int64_t i = 0; i < few_rows; i++) load_run(few, i, 0, p.k, floats + i * stride);
-  const Dots d = {floats, few_rows, stride, few_is_a ? p.b : p.a, p.k, p.bias, p.out, few_is_a, p.n, p.add};
+  float* lanes = shared_scratch<float>(context, few_rows * stride);
+  for (int64_t i = 0; i < few_rows; i++) {
+    if (pairs) {
+      __builtin_memset(lanes + i * stride, 0, size_t(stride) * sizeof(float));
+      __builtin_memcpy(lanes + i * stride, few.data + i * few.row_bytes, size_t(2 * p.k));
+    } else {
+      load_run(few, i, 0, p.k, lanes + i * stride);
+    }
+  }
+  const Dots d = {lanes, few_rows, stride, few_is_a ? p.b : p.a, p.k, p.bias, p.out, few_is_a, p.n, p.add};
   // At least about 30 microseconds a piece, and several pieces a thread.
   const int64_t pieces = min64(8 * context.threads(), ceil_div(many_rows * p.k * few_rows, 1 << 18));
   const int64_t grain = round_up(ceil_div(many_rows, max64(pieces, 1)), 8);
   parallel_ranges(context, many_rows, grain, [&](int64_t begin, int64_t end, int) {
-    switch (d.many.kind) {
+    switch (pairs ? Kind::PAIRS : d.many.kind) {
       case Kind::FLOAT32:
         return dot_range<Kind::FLOAT32>(d, begin, end);
       case Kind::FLOAT16:
@@ -454,6 +562,9 @@ void dot(const Product& p, bool few_is_a, Context& context) {
         return dot_range<Kind::BFLOAT16>(d, begin, end);
       case Kind::TERNARY:
         return dot_range<Kind::TERNARY>(d, begin, end);
+      case Kind::PAIRS:
+        if constexpr (HAVE_PAIRS) dot_range<Kind::PAIRS>(d, begin, end);
+        return;
       case Kind::CODES:
         return;  // codes have a scale for each k and never lie along it
     }
@@ -462,12 +573,15 @@ void dot(const Product& p, bool few_is_a, Context& context) {
 
 void multiply(const Product& p, Context& context) {
   const bool along_k = p.a_along_k && p.b_along_k;
+  const bool pairs = HAVE_PAIRS && p.a.kind == Kind::BFLOAT16 && p.b.kind == Kind::BFLOAT16;
   if (along_k && p.m <= FEW && p.m <= p.n && p.k > 0)
-    dot(p, true, context);
+    dot(p, true, pairs, context);
   else if (along_k && p.n <= FEW && p.k > 0)
-    dot(p, false, context);
+    dot(p, false, pairs, context);
+  else if (pairs)
+    gemm<HAVE_PAIRS>(p, context);
   else
-    gemm(p, context);
+    gemm<false>(p, context);
 }
 
 }  // namespace

@@ -11,7 +11,8 @@
 
 namespace {
 
-enum class Kind : uint8_t { FLOAT32, FLOAT16, BFLOAT16, TERNARY, CODES };
+// PAIRS: bfloat16, of which two that are neighbours along k share a lane, for processors that multiply them so.
+enum class Kind : uint8_t { FLOAT32, FLOAT16, BFLOAT16, TERNARY, CODES, PAIRS };
 
 // An operand as it lies in memory, row-major.
 struct Matrix {
@@ -53,6 +54,8 @@ TERNFLASH_INLINE Vec load_vector(const uint8_t* row, int64_t col) {
     return load_float16(row + 2 * col);
   } else if constexpr (KIND == Kind::BFLOAT16) {
     return load_bfloat16(row + 2 * col);
+  } else if constexpr (KIND == Kind::PAIRS) {
+    return load(reinterpret_cast<const float*>(row) + col);
   } else if constexpr (KIND == Kind::TERNARY) {
     VecUint shifts;
     for (int i = 0; i < LANES; i++) shifts[i] = 2 * i;
@@ -73,7 +76,7 @@ TERNFLASH_INLINE float load_element(const uint8_t* row, int64_t col) {
     return reinterpret_cast<const float*>(row)[col];
   } else if constexpr (KIND == Kind::FLOAT16) {
     return float16_to_float(reinterpret_cast<const uint16_t*>(row)[col]);
-  } else if constexpr (KIND == Kind::BFLOAT16) {
+  } else if constexpr (KIND == Kind::BFLOAT16 || KIND == Kind::PAIRS) {
     return bfloat16_to_float(reinterpret_cast<const uint16_t*>(row)[col]);
   } else if constexpr (KIND == Kind::TERNARY) {
     return float(int(row[col >> 2] >> (2 * (col & 3)) & 3) - 1);
@@ -111,6 +114,8 @@ void load_run(const Matrix& x, int64_t row, int64_t col, int64_t count, float* o
       return load_run_of<Kind::TERNARY>(x, row, col, count, out);
     case Kind::CODES:
       return load_run_of<Kind::CODES>(x, row, col, count, out);
+    case Kind::PAIRS:
+      return;  // of no operand as it lies in memory
   }
 }
 

@@ -14,12 +14,12 @@ describe('the backend contract', () => {
   });
 
   (native ? test : test.skip)('and the rest of what lib/native.ts declares', () => {
-    const plain = ['cpu', 'fmaPeak', 'isa', 'setThreads', 'threads'];
+    const plain = ['containerLimit', 'cpu', 'fmaPeak', 'isa', 'setThreads', 'threads'];
     // The one with CUDA was loaded if it has either of its two functions; it then has both.
     const withCuda = native?.cudaReport !== undefined || native?.openCuda !== undefined;
     expect(Object.keys(native ?? {}).sort()).toEqual(
       [...plain, ...(withCuda ? ['cudaReport', 'openCuda'] : [])].sort(),
     );
-    expect(['base', 'avx2', 'avx512', 'avx512vnni']).toContain(native?.isa);
+    expect(['base', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16']).toContain(native?.isa);
   });
 });
