@@ -38,16 +38,24 @@ constexpr int64_t SECTION = MOST_GROUPS % BLOCK_GROUPS == 0 ? MOST_GROUPS / BLOC
 static_assert(SECTION * BLOCK_GROUPS % MOST_GROUPS == 0, "no short call within a section");
 
 // Codes in the order of the panels; zeros beyond the last, to a whole group.
+typedef int8_t CodeVec __attribute__((vector_size(STEP)));
+template <int... BYTE>
+TERNFLASH_INLINE CodeVec deal(CodeVec codes, LaneList<BYTE...>) {
+  return TERNFLASH_SHUFFLE(codes, codes, (BYTE / 16 * 16 + BYTE % 4 * 4 + BYTE / 4 % 4)...);
+}
+
 TERNFLASH_INLINE void deal_codes(const int8_t* codes, int64_t count, int8_t* out) {
-  typedef int8_t Group __attribute__((vector_size(GROUP)));
-  for (int64_t i = 0; i < count; i += GROUP) {
-    Group in = {};
-    if (i + GROUP <= count)
-      __builtin_memcpy(&in, codes + i, GROUP);
-    else
+  for (int64_t i = 0; i < count; i += STEP) {
+    CodeVec in = {};
+    if (i + STEP <= count) {
+      __builtin_memcpy(&in, codes + i, STEP);
+      const CodeVec dealt = deal(in, MakeLaneList<STEP>::List());
+      __builtin_memcpy(out + i, &dealt, STEP);
+    } else {
       __builtin_memcpy(&in, codes + i, size_t(count - i));
-    const Group dealt = TERNFLASH_SHUFFLE(in, in, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __builtin_memcpy(out + i, &dealt, GROUP);
+      const CodeVec dealt = deal(in, MakeLaneList<STEP>::List());
+      __builtin_memcpy(out + i, &dealt, size_t(round_up(count - i, GROUP)));
+    }
   }
 }
 
@@ -225,7 +233,7 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
   uint8_t* needed = shared + sums_bytes + codes_bytes + rows_bytes;
   uint8_t* panels = needed + needed_bytes;
   const int8_t* given = static_cast<const int8_t*>(p.codes.data);
-  parallel_ranges(context, p.m, max64(1, 65536 / p.k), [&](int64_t begin, int64_t end, int) {
+  parallel_ranges(context, p.m, max64(1, 16384 / p.k), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
       sum_codes(given + row * p.k, p.k, code_sums + row * (blocks + 1));
       deal_codes(given + row * p.k, p.k, codes + row * stride);
