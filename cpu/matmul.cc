@@ -8,8 +8,9 @@
 //
 //   gemm   One operand goes along the lanes of vectors and is packed first, by all threads, into memory that they
 //          share: [cols / NR][k][NR]. The other is broadcast element by element, and copied a few rows at a time. What
-//          lies along k and goes along the lanes must be transposed, so that is the smaller one; out is then computed
-//          transposed. A task owns a tile of out, at most TILE_ROWS x TILE_COLS, and walks over k in blocks of KC.
+//          lies along k and goes along the lanes must be transposed; where it is the larger one, the sides are swapped
+//          and out is transposed instead. A task owns a tile of out, at most TILE_ROWS x TILE_COLS, and walks over k
+//          in blocks of KC.
 //   dot    If one side has at most FEW rows and both lie along k (decoding), nothing is packed: the other side, the
 //          weights, is read once, as vectors along k.
 //
@@ -49,9 +50,10 @@ constexpr int NR = 2 * LANES;
 constexpr int64_t KC = 256;
 constexpr int64_t TILE_ROWS = 192;
 constexpr int64_t TILE_COLS = 256;
+constexpr int64_t STRIP = 4 * NR;  // columns that are packed together
 static_assert(TILE_ROWS % MR == 0 && TILE_COLS % NR == 0 && KC % LANES == 0 && TILE_ROWS % LANES == 0,
               "tiles are whole blocks");
-// Packed columns that are held at a time, unless one tile's are more.
+// Packed columns that are held at a time, unless NR of them are more.
 constexpr int64_t SPAN_BYTES = int64_t(16) << 20;
 // Floats from row to row, a line more than a power of two, so that rows do not compete for the same sets of the cache.
 constexpr int64_t ROW_STRIDE = KC + 16;
@@ -112,8 +114,9 @@ struct Sides {
 };
 
 Sides sides_of(const Product& p, bool pairs) {
-  // Copying a row of the broadcast side is cheapest along k, packing columns across k.
-  const bool swap = p.b_along_k && (!p.a_along_k || p.m < p.n);
+  // What lies along k and goes along the lanes is transposed when it is packed, and out if the sides are swapped.
+  const int64_t transposed_if_swapped = (p.a_along_k ? p.m * p.k : 0) + p.m * p.n;
+  const bool swap = p.b_along_k && p.n * p.k > transposed_if_swapped;
   const int64_t steps = pairs ? ceil_div(p.k, 2) : p.k;
   if (swap) return {p.b, p.b_along_k, p.a, p.a_along_k, p.n, p.m, p.k, steps, true};
   return {p.a, p.a_along_k, p.b, p.b_along_k, p.m, p.n, p.k, steps, false};
@@ -198,24 +201,29 @@ void prefetch_lines(const Sides& s, int64_t row, int64_t rows, int64_t step, int
       __builtin_prefetch(data + line * x.row_bytes + byte, 0, 2);
 }
 
-// Columns [col, col + cols), at most NR, and steps [step, step + depth), at most KC, to out [depth][NR]; zeros after
-// them.
+// Columns [col, col + cols), at most STRIP, and steps [step, step + depth), at most KC, to out [cols /
+// NR][panel_floats] of which depth * NR are written; zeros after the last column.
 template <bool PAIRS>
-void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t step, int64_t depth, float* out) {
-  if (!s.columns_along_k) {
-    alignas(64) float buffer[NR];
-    for (int64_t t = 0; t < depth; t++, out += NR) {
-      const float* run = lanes_across<PAIRS>(s.columns, step + t, col, cols, s.k, buffer);
-      if (cols == NR) {
-        store(out, load(run));
-        store(out + LANES, load(run + LANES));
-      } else {
-        __builtin_memset(out, 0, NR * sizeof(float));
-        __builtin_memcpy(out, run, size_t(cols) * sizeof(float));
-      }
+void pack_across(const Sides& s, int64_t col, int64_t cols, int64_t step, int64_t depth, int64_t panel_floats,
+                 float* out) {
+  alignas(64) float buffer[STRIP];
+  for (int64_t t = 0; t < depth; t++, out += NR) {
+    const float* run = lanes_across<PAIRS>(s.columns, step + t, col, cols, s.k, buffer);
+    int64_t j = 0;
+    float* to = out;
+    for (; j + NR <= cols; j += NR, to += panel_floats) {
+      store(to, load(run + j));
+      store(to + LANES, load(run + j + LANES));
     }
-    return;
+    if (j == cols) continue;
+    __builtin_memset(to, 0, NR * sizeof(float));
+    __builtin_memcpy(to, run + j, size_t(cols - j) * sizeof(float));
   }
+}
+
+// The same of columns that lie along k, at most NR of them.
+template <bool PAIRS>
+void pack_along(const Sides& s, int64_t col, int64_t cols, int64_t step, int64_t depth, float* out) {
   alignas(64) float buffer[LANES * KC];
   for (int64_t begin = 0; begin < NR; begin += LANES) {
     const float* rows[LANES];
@@ -238,6 +246,22 @@ void pack_columns(const Sides& s, int64_t col, int64_t cols, int64_t step, int64
         if (i < count) store(out + (t + i) * NR + begin, square[i]);
     }
   }
+}
+
+// Columns [first, first + cols) to packed, [cols / NR][steps][NR].
+template <bool PAIRS>
+void pack_columns(const Sides& s, int64_t first, int64_t cols, float* packed, Context& context) {
+  const int64_t width = s.columns_along_k ? NR : STRIP;
+  const int64_t strips = ceil_div(cols, width), cuts = max64(ceil_div(s.steps, KC), 1);
+  parallel_for(context, strips * cuts, [&](int64_t task, int) {
+    const int64_t col = task / cuts * width, step = task % cuts * KC;
+    const int64_t count = min64(width, cols - col), depth = min64(KC, s.steps - step);
+    float* out = packed + col * s.steps + step * NR;
+    if (s.columns_along_k)
+      pack_along<PAIRS>(s, first + col, count, step, depth, out);
+    else
+      pack_across<PAIRS>(s, first + col, count, step, depth, s.steps * NR, out);
+  });
 }
 
 // ---- The product of packed blocks ---------------------------------------------------------------------------------
@@ -376,7 +400,8 @@ struct Tiling {
 Tiling choose_tiling(const Sides& s, int64_t threads) {
   constexpr int64_t COPY_COST = 8;  // multiplications in the time of copying one element
   const int64_t row_cuts = ceil_div(s.rows, TILE_ROWS);
-  const int64_t col_cuts = ceil_div(s.cols, TILE_COLS);
+  const int64_t span_cols = SPAN_BYTES / int64_t(sizeof(float)) / max64(s.steps, 1) / NR * NR;
+  const int64_t col_cuts = ceil_div(s.cols, max64(NR, min64(TILE_COLS, span_cols)));
   Tiling best = {};
   int64_t best_cost = INT64_MAX;
   const bool tiny = s.rows * s.cols * s.k < 32768;
@@ -402,19 +427,10 @@ void gemm(const Product& p, Context& context) {
   const Tiling tiling = choose_tiling(s, context.threads());
   const int64_t row_tiles = ceil_div(s.rows, tiling.rows);
   const int64_t span = max64(1, SPAN_BYTES / int64_t(sizeof(float)) / max64(s.steps, 1) / tiling.cols) * tiling.cols;
-  const int64_t depth_cuts = max64(ceil_div(s.steps, KC), 1);
   float* packed = shared_scratch<float>(context, round_up(min64(span, s.cols), NR) * s.steps);
   for (int64_t first = 0; first < s.cols; first += span) {
     const int64_t cols = min64(span, s.cols - first);
-    // Several cuts a task, so that it is worth handing out.
-    const int64_t cuts = ceil_div(cols, NR) * depth_cuts;
-    parallel_ranges(context, cuts, max64(1, 65536 / (NR * KC)), [&](int64_t begin, int64_t end, int) {
-      for (int64_t cut = begin; cut < end; cut++) {
-        const int64_t col = cut / depth_cuts * NR, t = cut % depth_cuts * KC;
-        pack_columns<PAIRS>(s, first + col, min64(NR, cols - col), t, min64(KC, s.steps - t),
-                            packed + col * s.steps + t * NR);
-      }
-    });
+    pack_columns<PAIRS>(s, first, cols, packed, context);
     const int64_t col_tiles = ceil_div(cols, tiling.cols);
     parallel_for(context, row_tiles * col_tiles, [&](int64_t task, int thread) {
       Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
