@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Vectors of bytes for products of ternary codes (0..2) with int8 values, summed in lanes of four. With AVX-512 VNNI
-// products of four go straight into int32. Without it AVX adds them in pairs in int16, which holds MOST_PRODUCTS of
-// them; to_int32 makes int32 lanes of what add_products has summed.
+// Vectors of bytes for products of ternary codes (0..2) with int8 values, summed in lanes of four. With AVX-512 VNNI or
+// the dot products of arm64 four products go straight into int32. AVX without VNNI adds them in pairs in int16, which
+// holds MOST_PRODUCTS of them; to_int32 makes int32 lanes of what add_products has summed.
 
 #ifndef TERNFLASH_CPU_BYTE_VECTORS_H_
 #define TERNFLASH_CPU_BYTE_VECTORS_H_
@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #include "simd.h"
@@ -86,6 +88,10 @@ TERNFLASH_INLINE Bytes add_products(Bytes acc, Bytes codes, Bytes values) {
   const __m128i even = _mm_madd_epi16(_mm_and_si128(c, _mm_set1_epi16(255)), _mm_srai_epi16(_mm_slli_epi16(v, 8), 8));
   const __m128i odd = _mm_madd_epi16(_mm_srli_epi16(c, 8), _mm_srai_epi16(v, 8));
   return reinterpret_cast<Bytes>(_mm_add_epi32(reinterpret_cast<__m128i>(acc), _mm_add_epi32(even, odd)));
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+TERNFLASH_INLINE Bytes add_products(Bytes acc, Bytes codes, Bytes values) {
+  return Bytes(vdotq_s32(int32x4_t(acc), int8x16_t(codes), int8x16_t(values)));
 }
 #else
 TERNFLASH_INLINE Bytes add_products(Bytes acc, Bytes codes, Bytes values) {

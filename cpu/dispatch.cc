@@ -4,6 +4,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(TERNFLASH_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(TERNFLASH_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(TERNFLASH_ARM64) && defined(_WIN32)
+#include <windows.h>
+#endif
+
 #include "kernels.h"
 
 namespace ternflash::cpu {
@@ -28,7 +36,36 @@ constexpr Kernels AVX512VNNI = {"avx512vnni", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA
 constexpr Kernels AVX512BF16 = {"avx512bf16", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
 #undef ISA
 #endif
+#if defined(TERNFLASH_ARM64)
+#define ISA dotprod
+constexpr Kernels DOTPROD = {"dotprod", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
+#undef ISA
+
+// NEON is part of arm64; its dot products of bytes are an extension.
+bool has_dot_products() {
+#if defined(__linux__)
+  constexpr unsigned long ASIMDDP = 1ul << 20;  // HWCAP_ASIMDDP, which old headers lack
+  return (getauxval(AT_HWCAP) & ASIMDDP) != 0;
+#elif defined(__APPLE__)
+  int present = 0;
+  size_t size = sizeof(present);
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &present, &size, nullptr, 0) == 0 && present != 0;
+#elif defined(_WIN32)
+  return IsProcessorFeaturePresent(43);  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+#else
+  return false;
+#endif
+}
+#endif
 #undef TERNFLASH_ENTRY
+
+// The level's number, or that of a lower one that TERNFLASH_ISA names.
+[[maybe_unused]] int capped(const Kernels* const* levels, int level) {
+  if (const char* cap = std::getenv("TERNFLASH_ISA"))
+    for (int lower = 0; lower < level; lower++)
+      if (std::strcmp(cap, levels[lower]->isa) == 0) return lower;
+  return level;
+}
 
 const Kernels& choose() {
 #if defined(TERNFLASH_X86)
@@ -42,10 +79,10 @@ const Kernels& choose() {
     level = 2;
   if (level == 2 && __builtin_cpu_supports("avx512vnni")) level = 3;
   if (level == 3 && __builtin_cpu_supports("avx512bf16")) level = 4;
-  if (const char* cap = std::getenv("TERNFLASH_ISA"))
-    for (int capped = 0; capped < level; capped++)
-      if (std::strcmp(cap, LEVELS[capped]->isa) == 0) level = capped;
-  return *LEVELS[level];
+  return *LEVELS[capped(LEVELS, level)];
+#elif defined(TERNFLASH_ARM64)
+  constexpr const Kernels* LEVELS[] = {&BASE, &DOTPROD};
+  return *LEVELS[capped(LEVELS, has_dot_products() ? 1 : 0)];
 #else
   return BASE;
 #endif

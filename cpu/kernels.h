@@ -22,7 +22,8 @@ struct Kernels {
   double (*fma_peak)(int64_t iterations);
 };
 
-// The best table for this processor; TERNFLASH_ISA=base|avx2|avx512|avx512vnni|avx512bf16 caps it.
+// The best table for this processor; TERNFLASH_ISA=base|avx2|avx512|avx512vnni|avx512bf16, on arm64 base|dotprod, caps
+// it.
 const Kernels& kernels();
 
 #define TERNFLASH_DECLARE(name, js_name, Params) void name(const Params&, Context&);
@@ -30,6 +31,10 @@ namespace base {
 TERNFLASH_OPS(TERNFLASH_DECLARE)
 double fma_peak(int64_t iterations);
 }  // namespace base
+namespace dotprod {
+TERNFLASH_OPS(TERNFLASH_DECLARE)
+double fma_peak(int64_t iterations);
+}  // namespace dotprod
 namespace avx2 {
 TERNFLASH_OPS(TERNFLASH_DECLARE)
 double fma_peak(int64_t iterations);

@@ -19,6 +19,8 @@ namespace {
 
 #if defined(__AVX512BW__)
 constexpr int MR = 12;
+#elif defined(__aarch64__)
+constexpr int MR = 8;
 #else
 constexpr int MR = 4;
 #endif

@@ -17,7 +17,7 @@ export interface Native {
   cudaReport?(): CudaReport;
   /** The backend of a GPU, or why it cannot be opened. A second call makes a second backend. Absent in a build without CUDA. */
   openCuda?(ordinal: number): Backend | { failure: CudaFailure };
-  /** The instruction set the CPU kernels were chosen for: base, avx2, avx512, avx512vnni or avx512bf16. */
+  /** The instruction set the CPU kernels were chosen for: base, avx2, avx512, avx512vnni or avx512bf16, on arm64 base or dotprod. */
   isa: string;
   threads(): number;
   /** How many processors' time this process's container grants it, 0 for no limit. `root` is the folder that stands for `/`. */

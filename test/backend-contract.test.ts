@@ -20,6 +20,6 @@ describe('the backend contract', () => {
     expect(Object.keys(native ?? {}).sort()).toEqual(
       [...plain, ...(withCuda ? ['cudaReport', 'openCuda'] : [])].sort(),
     );
-    expect(['base', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16']).toContain(native?.isa);
+    expect(['base', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16', 'dotprod']).toContain(native?.isa);
   });
 });

@@ -489,7 +489,8 @@ describe('switches of the environment', () => {
   });
 
   (hasCpu ? describe : describe.skip)('TERNFLASH_ISA', () => {
-    const LEVELS = ['base', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16'];
+    const LEVELS =
+      process.arch === 'arm64' ? ['base', 'dotprod'] : ['base', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16'];
     const nameOf = (reason: string | undefined): string =>
       /^native kernels for ([a-z0-9]+),/.exec(reason ?? '')?.[1] ?? '';
 
