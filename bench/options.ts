@@ -13,8 +13,9 @@ const { values, positionals } = parseArgs({
     small: { type: 'boolean', default: false },
     unchecked: { type: 'boolean', default: false },
     json: { type: 'string' },
-    seconds: { type: 'string', default: 'Infinity' },
+    seconds: { type: 'string' },
     peer: { type: 'string' },
+    threads: { type: 'string' },
   },
   allowPositionals: true,
 });
@@ -32,17 +33,25 @@ export const UNCHECKED = values.unchecked;
 /** `--json FILE`: where the results are written. Default bench-results/<time>.json. */
 export const JSON_FILE = values.json;
 /** `--seconds N`: no case of the GPU is begun after so long. Default: none is left out. */
-export const SECONDS = Number(values.seconds);
-/** `--peer torch`: attention forward of a GPU, in one process with PyTorch's cuDNN kernel, see torch_attention.py; the names are then its words. */
+export const SECONDS = Number(values.seconds ?? Infinity);
+/** The same with `--peer onnxruntime`: for how long contenders take turns at a case, three turns each at least. Default 1.5. */
+export const CASE_SECONDS = Number(values.seconds ?? 1.5);
+/**
+ * `--peer torch`: attention forward of a GPU, in one process with PyTorch's cuDNN kernel, see torch_attention.py; the names are then its words.
+ * `--peer onnxruntime`: cases of the cpu device, in one process with ONNX Runtime, see onnxruntime.ts.
+ */
 export const PEER = values.peer;
+/** `--threads N`: of the cpu device, and of its peer. Default: as many as processors. */
+export const THREADS = values.threads === undefined ? null : Number(values.threads);
 /** Names or groups of cases, see groups.ts; none mean all. */
 export const FILTERS: readonly string[] = positionals;
 
 if (!(SECONDS > 0)) throw new Error(`bench: expected a number above 0 for --seconds, got ${values.seconds}`);
 if (SUITE !== 'cpu' && SUITE !== 'gpu') throw new Error(`bench: expected cpu or gpu for --suite, got ${SUITE}`);
 
-if (PEER !== undefined && PEER !== 'torch') throw new Error(`bench: expected torch for --peer, got ${PEER}`);
-if (PEER !== undefined && FILTERS[0] !== 'flash-attention')
-  throw new Error(`bench: expected flash-attention with --peer, got ${FILTERS[0] ?? 'nothing'}`);
+if (PEER !== undefined && PEER !== 'torch' && PEER !== 'onnxruntime')
+  throw new Error(`bench: expected torch or onnxruntime for --peer, got ${PEER}`);
+if (PEER === 'torch' && FILTERS[0] !== 'flash-attention')
+  throw new Error(`bench: expected flash-attention with --peer torch, got ${FILTERS[0] ?? 'nothing'}`);
 
 export const isWanted = (c: Named): boolean => isPicked(c, FILTERS);

@@ -12,7 +12,8 @@ import { device, devices, getThreads, setThreads } from '../lib/device.js';
 import { native } from '../lib/native.js';
 import { benchCases, type BenchCase, type Unit } from './cases.js';
 import { runGpuSuite } from './gpu-run.js';
-import { DEVICE, FILTERS, isWanted, ONCE, PEER, SUITE } from './options.js';
+import { runOnnxruntime } from './onnxruntime.js';
+import { DEVICE, FILTERS, isWanted, ONCE, PEER, SUITE, THREADS } from './options.js';
 import { writeResults } from './results.js';
 import { runTorchAttention } from './torch-attention.js';
 
@@ -60,8 +61,10 @@ async function time(bench: BenchCase): Promise<{ median: number; fastest: number
 }
 
 async function main(): Promise<void> {
-  if (PEER) return runTorchAttention();
+  if (PEER === 'torch') return runTorchAttention();
   if (!native) throw new Error('bench: expected the native addon (npm run build:native), got none');
+  if (THREADS !== null) setThreads(THREADS);
+  if (PEER === 'onnxruntime') return runOnnxruntime();
   if (SUITE === 'gpu') return runGpuSuite();
   const all = getThreads();
   const place = device(DEVICE);

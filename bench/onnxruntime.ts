@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import { cpus } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
+import { getThreads } from '../lib/device.js';
+import { native } from '../lib/native.js';
+import { attentionCases } from './onnxruntime-attention.js';
+import { onnxruntimeVersion, type Contender, type Prepared } from './onnxruntime-contenders.js';
+import { matmulCases } from './onnxruntime-matmul.js';
+import { CASE_SECONDS, DEVICE, FILTERS, isWanted } from './options.js';
+import { writeResults } from './results.js';
+
+/**
+ * `--peer onnxruntime`: CPU kernels in one process with those of ONNX Runtime, on the same numbers and with as many threads. The results are
+ * checked, then the contenders take turns. Theirs is the fastest of their ops that compute the same.
+ */
+
+/** The threads of either pool keep looking for work after a run; by then they sleep. */
+const PAUSE_MILLISECONDS = 20;
+/** Before a turn is timed: once, and until a run of microseconds finds its code and data in the caches. */
+const WARM_MILLISECONDS = 2;
+const TURN_MILLISECONDS = 50;
+const MIN_TURNS = 3;
+const CEILING_SECONDS = 0.3;
+/** Before each case, for a host moves its guests between cores at any time. */
+const CASE_CEILING_SECONDS = 0.05;
+
+interface Timing {
+  name: string;
+  /** Of one op, in milliseconds. */
+  median: number;
+  fastest: number;
+  runs: number;
+}
+
+async function runFor(contender: Contender, milliseconds: number): Promise<number[]> {
+  const times: number[] = [];
+  const begin = performance.now();
+  let last = begin;
+  while (times.length === 0 || last - begin < milliseconds) {
+    const start = performance.now();
+    await contender.run();
+    last = performance.now();
+    times.push((last - start) / contender.ops);
+  }
+  return times;
+}
+
+async function takeTurns(contenders: readonly Contender[]): Promise<Timing[]> {
+  const times = contenders.map((): number[] => []);
+  const begin = performance.now();
+  for (let turn = 0; turn < MIN_TURNS || performance.now() - begin < CASE_SECONDS * 1000; turn++) {
+    for (const [i, contender] of contenders.entries()) {
+      await pause(PAUSE_MILLISECONDS);
+      await runFor(contender, WARM_MILLISECONDS);
+      times[i].push(...(await runFor(contender, TURN_MILLISECONDS)));
+    }
+  }
+  return contenders.map(({ name }, i) => {
+    const sorted = times[i].sort((a, b) => a - b);
+    return { name, median: sorted[sorted.length >> 1], fastest: sorted[0], runs: sorted.length };
+  });
+}
+
+type Ceiling = ReturnType<NonNullable<typeof native>['fmaPeak']>;
+
+function showCeiling({ oneThread, allThreads }: Ceiling): string {
+  const [one, all] = [oneThread, allThreads].map((rate) => (rate / 1e9).toFixed(0));
+  return `float32 multiply-add ceiling ${one} GFLOP/s on one, ${all} on all`;
+}
+
+const milliseconds = (value: number): string => value.toPrecision(value < 1 ? 3 : 4);
+const showTiming = ({ median, fastest }: Timing): string =>
+  `${milliseconds(median).padStart(8)} ms (${milliseconds(fastest).padStart(8)})`;
+
+async function disposeOf({ peers, dispose }: Prepared): Promise<void> {
+  dispose();
+  for (const peer of peers) await peer.release();
+}
+
+export async function runOnnxruntime(): Promise<void> {
+  if (DEVICE !== 'cpu') throw new Error(`bench: expected cpu for --device with --peer onnxruntime, got ${DEVICE}`);
+  if (!native) throw new Error('bench: expected the native addon (npm run build:native), got none');
+  const picked = [...attentionCases(), ...matmulCases()].filter(isWanted);
+  if (picked.length === 0) throw new Error(`bench: expected the name or group of a case, got ${FILTERS.join(' ')}`);
+  const peer = `onnxruntime-node ${onnxruntimeVersion()}`;
+  const [processor, threads] = [cpus()[0].model, getThreads()];
+  const before = native.fmaPeak(CEILING_SECONDS);
+  console.log(`${processor}, ${native.isa}, ${threads} threads, ${peer}; ${showCeiling(before)}`);
+  console.log(
+    'case | ours: median (fastest) | theirs: op, median (fastest) | how many times as fast | % of the ceiling just before',
+  );
+  const results: object[] = [];
+  for (const { name, unit, amount, prepare } of picked) {
+    const prepared = await prepare();
+    await prepared.check();
+    const ceiling = native.fmaPeak(CASE_CEILING_SECONDS);
+    const timings = await takeTurns([...prepared.ours, ...prepared.peers]);
+    await disposeOf(prepared);
+    const ours = timings.slice(0, prepared.ours.length);
+    const theirs = timings.slice(prepared.ours.length);
+    const best = theirs.reduce((a, b) => (b.median < a.median ? b : a));
+    for (const each of ours) {
+      const ofCeiling = amount / (each.median / 1000) / ceiling.allThreads;
+      const columns = [
+        `${name}${each.name && `, ${each.name}`}`.padEnd(56),
+        showTiming(each),
+        `${best.name.padEnd(30)} ${showTiming(best)}`,
+        `${(best.median / each.median).toFixed(2).padStart(5)} x`,
+        unit === 'float operations' ? `${(100 * ofCeiling).toFixed(0).padStart(3)} %` : '',
+      ];
+      console.log(columns.join(' | '));
+    }
+    results.push({ name, unit, amount, ceiling, ours, theirs, best: best.name });
+  }
+  const after = native.fmaPeak(CEILING_SECONDS);
+  console.log(`at the end: ${showCeiling(after)}`);
+  writeResults({ device: DEVICE, processor, isa: native.isa, threads, peer, ceilings: { before, after }, results });
+}
