@@ -5,7 +5,8 @@
 // as many weight rows as it has lanes. Panels of NR weight rows lie as [K/16][NR] dwords; their codes are taken out of
 // them in registers, four features of each row at a time, and meet the same four features of a token, broadcast to all
 // lanes. These four are 16g + p, 16g + 4 + p, 16g + 8 + p and 16g + 12 + p of group g, for p from 0 to 3: the codes of
-// the tokens are dealt into that order first. A register tile is MR tokens by NR rows; tasks are tiles of the result.
+// the tokens are dealt into that order first. A register tile is MR tokens by NR rows; a task packs TILE_N weight
+// rows, which stay in its L2 cache.
 //
 // Rows of zeros are in no panel, and blocks that are zero in all rows of a panel are passed over.
 
@@ -25,10 +26,9 @@ constexpr int MR = 8;
 constexpr int MR = 4;
 #endif
 constexpr int NV = 2;
-constexpr int NR = NV * LANES;                     // weight rows of a panel
-constexpr int64_t TILE_M = MR * 8;                 // tokens of a task
-constexpr int64_t TILE_N = NR * 4;                 // weight rows of a task
-constexpr int64_t PANEL_BYTES = int64_t(8) << 20;  // most bytes of panels at a time
+constexpr int NR = NV * LANES;      // weight rows of a panel
+constexpr int64_t TILE_M = MR * 8;  // tokens of a tile
+constexpr int64_t TILE_N = NR * 4;  // weight rows of a tile, and of a task
 static_assert(STEP == VECTOR_BYTES && BLOCK % STEP == 0, "a block of a row is transposed by whole vectors");
 
 // A group is 16 features: a dword of a row.
@@ -38,6 +38,10 @@ constexpr int64_t BLOCK_GROUPS = BLOCK / 4;
 constexpr int64_t MOST_GROUPS = min64(MOST_PRODUCTS / 4, 4 * BLOCK_GROUPS);
 constexpr int64_t SECTION = MOST_GROUPS % BLOCK_GROUPS == 0 ? MOST_GROUPS / BLOCK_GROUPS : 15;
 static_assert(SECTION * BLOCK_GROUPS % MOST_GROUPS == 0, "no short call within a section");
+
+// Bytes from token to token of the dealt codes: an odd number of cache lines, so that the tokens that are multiplied
+// together do not compete for the same sets of the cache.
+constexpr int64_t code_stride(int64_t groups) { return ((groups * GROUP + 63) / 64 | 1) * 64; }
 
 // Codes in the order of the panels; zeros beyond the last, to a whole group.
 typedef int8_t CodeVec __attribute__((vector_size(STEP)));
@@ -218,22 +222,75 @@ void store_among_zeros(const TernaryMatmulInt8Params& p, const ActiveRows& activ
   }
 }
 
+// Panels [0, ceil(width / NR)) of a task's weight rows, and which of their blocks are needed: [panels][blocks].
+struct TilePanels {
+  int64_t first;  // active row
+  int64_t width;
+  int64_t groups;
+  int64_t blocks;
+  const uint8_t* panels;
+  const uint8_t* needed;
+};
+
+// The sums of tokens [row, row + rows) and the panels' weight rows; of each panel and token, if not all blocks are
+// needed, also that of the codes in those that are.
+void multiply_tile(const TilePanels& t, const int8_t* codes, const int32_t* code_sums, int64_t row, int64_t rows,
+                   bool whole, TileScratch& scratch) {
+  const int64_t stride = code_stride(t.groups);
+  bool started[TILE_N / NR] = {};
+  for (int64_t section = 0; section < t.blocks; section += SECTION) {
+    const int64_t section_end = min64(section + SECTION, t.blocks);
+    for (int64_t j = 0; j < t.width; j += NR) {
+      const int64_t panel = j / NR;
+      const uint8_t* wanted = t.needed + panel * t.blocks;
+      for (int64_t block = section; block < section_end; block++) {
+        if (!wanted[block]) continue;
+        const int64_t begin = block;
+        while (block + 1 < section_end && wanted[block + 1]) block++;
+        const int64_t group = begin * BLOCK_GROUPS, end = min64((block + 1) * BLOCK_GROUPS, t.groups);
+        multiply_panel(rows, end - group, codes + row * stride + group * GROUP, stride,
+                       t.panels + (panel * t.groups + group) * NR * 4, scratch.sums + j, !started[panel]);
+        for (int64_t i = 0; i < rows && !whole; i++) {
+          const int32_t* sums = code_sums + (row + i) * (t.blocks + 1);
+          int32_t& met = scratch.code_sums[panel][i];
+          met = (started[panel] ? met : 0) + sums[block + 1] - sums[begin];
+        }
+        started[panel] = true;
+      }
+    }
+  }
+}
+
+void store_tile(const TernaryMatmulInt8Params& p, const ActiveRows& active, const TilePanels& t,
+                const int32_t* code_sums, int64_t row, int64_t rows, bool whole, TileScratch& scratch) {
+  const int64_t begin = active.list && t.first > 0 ? active.list[t.first] : t.first;
+  const int64_t after = t.first + t.width;
+  const int64_t end = !active.list ? after : after < active.count ? active.list[after] : p.n;
+  const float* bias = p.bias.data && !active.list ? as_floats(p.bias, begin, t.width, scratch.bias) : nullptr;
+  for (int64_t i = 0; i < rows; i++) {
+    const int64_t token = row + i;
+    int32_t* sums = scratch.sums + i * TILE_N;
+    for (int64_t j = 0; j < t.width && !whole; j += NR)
+      for (int64_t line = 0; line < NR; line++) sums[j + line] -= scratch.code_sums[j / NR][i];
+    const int32_t code_sum = whole ? code_sums[token * (t.blocks + 1) + t.blocks] : 0;
+    if (active.list) {
+      store_among_zeros(p, active, token, t.first, t.width, sums, code_sum, begin, end, scratch);
+    } else {
+      finish(p, token, t.width, sums, code_sum, scales_from(p, begin), bias, scratch.values);
+      store_floats(p.out, token * p.n + begin, t.width, scratch.values);
+    }
+  }
+}
+
 void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
-  const int64_t groups = ceil_div(p.k, GROUP), stride = groups * GROUP, blocks = ceil_div(groups, BLOCK_GROUPS);
-  const int64_t panel_bytes = groups * NR * 4;
-  const int64_t span = max64(TILE_N, PANEL_BYTES / panel_bytes * NR / TILE_N * TILE_N);
-  const int64_t span_now = min64(span, round_up(p.n, NR));
+  const int64_t groups = ceil_div(p.k, GROUP), blocks = ceil_div(groups, BLOCK_GROUPS), stride = code_stride(groups);
   const int64_t sums_bytes = round_up(p.m * (blocks + 1) * int64_t(sizeof(int32_t)), 64);
   const int64_t codes_bytes = round_up(p.m * stride, 64);
   const int64_t rows_bytes = round_up(p.n * int64_t(sizeof(int32_t)), 64);
-  const int64_t needed_bytes = round_up(span_now / NR * blocks, 64);
-  uint8_t* shared = shared_scratch<uint8_t>(
-      context, sums_bytes + codes_bytes + rows_bytes + needed_bytes + span_now / NR * panel_bytes);
+  uint8_t* shared = shared_scratch<uint8_t>(context, sums_bytes + codes_bytes + rows_bytes);
   int32_t* code_sums = reinterpret_cast<int32_t*>(shared);
   int8_t* codes = reinterpret_cast<int8_t*>(shared + sums_bytes);
   int32_t* list = reinterpret_cast<int32_t*>(shared + sums_bytes + codes_bytes);
-  uint8_t* needed = shared + sums_bytes + codes_bytes + rows_bytes;
-  uint8_t* panels = needed + needed_bytes;
   const int8_t* given = static_cast<const int8_t*>(p.codes.data);
   parallel_ranges(context, p.m, max64(1, 16384 / p.k), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; row++) {
@@ -248,58 +305,28 @@ void multiply_panels(const TernaryMatmulInt8Params& p, Context& context) {
     });
   }
 
-  for (int64_t first = 0; first < active.count; first += span) {
-    const int64_t cols = min64(span, active.count - first);
-    parallel_for(context, ceil_div(cols, NR), [&](int64_t panel, int) {
-      pack_panel(p, active, first + panel * NR, groups, panels + panel * panel_bytes, needed + panel * blocks);
-    });
-    const int64_t col_tiles = ceil_div(cols, TILE_N), row_tiles = ceil_div(p.m, TILE_M);
-    parallel_for(context, row_tiles * col_tiles, [&](int64_t task, int thread) {
-      const int64_t row = task / col_tiles * TILE_M, col = task % col_tiles * TILE_N;
-      const int64_t rows = min64(TILE_M, p.m - row), width = min64(TILE_N, cols - col);
-      TileScratch& scratch = *thread_scratch<TileScratch>(context, thread, 1);
-      const bool whole = all_needed(needed + col / NR * blocks, ceil_div(width, NR) * blocks);
-      bool started[TILE_N / NR] = {};
-      for (int64_t section = 0; section < blocks; section += SECTION) {
-        const int64_t section_end = min64(section + SECTION, blocks);
-        for (int64_t j = 0; j < width; j += NR) {
-          const int64_t panel = (col + j) / NR;
-          const uint8_t* wanted = needed + panel * blocks;
-          for (int64_t block = section; block < section_end; block++) {
-            if (!wanted[block]) continue;
-            const int64_t begin = block;
-            while (block + 1 < section_end && wanted[block + 1]) block++;
-            const int64_t group = begin * BLOCK_GROUPS, end = min64((block + 1) * BLOCK_GROUPS, groups);
-            multiply_panel(rows, end - group, codes + row * stride + group * GROUP, stride,
-                           panels + panel * panel_bytes + group * NR * 4, scratch.sums + j, !started[j / NR]);
-            for (int64_t i = 0; i < rows && !whole; i++) {
-              const int32_t* sums = code_sums + (row + i) * (blocks + 1);
-              int32_t& met = scratch.code_sums[j / NR][i];
-              met = (started[j / NR] ? met : 0) + sums[block + 1] - sums[begin];
-            }
-            started[j / NR] = true;
-          }
-        }
-      }
-      const int64_t begin = active.list && first + col > 0 ? active.list[first + col] : first + col;
-      const int64_t after = first + col + width;
-      const int64_t end = !active.list ? after : after < active.count ? active.list[after] : p.n;
-      const float* bias = p.bias.data && !active.list ? as_floats(p.bias, begin, width, scratch.bias) : nullptr;
-      for (int64_t i = 0; i < rows; i++) {
-        const int64_t token = row + i;
-        int32_t* sums = scratch.sums + i * TILE_N;
-        for (int64_t j = 0; j < width && !whole; j += NR)
-          for (int64_t line = 0; line < NR; line++) sums[j + line] -= scratch.code_sums[j / NR][i];
-        const int32_t code_sum = whole ? code_sums[token * (blocks + 1) + blocks] : 0;
-        if (active.list) {
-          store_among_zeros(p, active, token, first + col, width, sums, code_sum, begin, end, scratch);
-        } else {
-          finish(p, token, width, sums, code_sum, scales_from(p, begin), bias, scratch.values);
-          store_floats(p.out, token * p.n + begin, width, scratch.values);
-        }
-      }
-    });
-  }
+  // A task packs its weight rows and takes them to all tokens; or, where that makes few tasks, to a part of them.
+  const int64_t col_tiles = ceil_div(active.count, TILE_N), row_tiles = ceil_div(p.m, TILE_M);
+  const int64_t parts = min64(row_tiles, ceil_div(4 * context.threads(), max64(col_tiles, 1)));
+  const int64_t needed_bytes = round_up(TILE_N / NR * blocks, 64);
+  const int64_t scratch_bytes = round_up(int64_t(sizeof(TileScratch)), 64);
+  parallel_for(context, col_tiles * parts, [&](int64_t task, int thread) {
+    const int64_t first = task / parts * TILE_N, width = min64(TILE_N, active.count - first);
+    uint8_t* block = thread_scratch<uint8_t>(context, thread, scratch_bytes + needed_bytes + groups * TILE_N * 4);
+    TileScratch& scratch = *reinterpret_cast<TileScratch*>(block);
+    uint8_t* needed = block + scratch_bytes;
+    uint8_t* panels = needed + needed_bytes;
+    for (int64_t j = 0; j < width; j += NR)
+      pack_panel(p, active, first + j, groups, panels + j * groups * 4, needed + j / NR * blocks);
+    const TilePanels tile = {first, width, groups, blocks, panels, needed};
+    const bool whole = all_needed(needed, ceil_div(width, NR) * blocks);
+    const int64_t part = task % parts;
+    for (int64_t i = row_tiles * part / parts; i < row_tiles * (part + 1) / parts; i++) {
+      const int64_t row = i * TILE_M, rows = min64(TILE_M, p.m - row);
+      multiply_tile(tile, codes, code_sums, row, rows, whole, scratch);
+      store_tile(p, active, tile, code_sums, row, rows, whole, scratch);
+    }
+  });
 }
 
 }  // namespace
