@@ -20,6 +20,10 @@ constexpr int MAX_HEAD_DIM = 256;
 // rows that a product walks side by side do not compete for the same sets of the cache.
 constexpr int ROW_STRIDE = MAX_HEAD_DIM + 16;
 
+// Longest sum of products of a score, in both passes: summed in the same order they make p exact where a row sees a
+// single key.
+constexpr int64_t SCORE_SECTION = 128;
+
 constexpr float INFINITE = __builtin_inff();
 
 // Whether packed sequences lie within the tensors and are no longer than said. Fails the op otherwise.

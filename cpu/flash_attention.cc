@@ -51,8 +51,6 @@ constexpr int ROWS = 384;
 constexpr int64_t ENOUGH_TILES = 32;
 constexpr int KEYS = 96;
 constexpr int SPLIT_KEYS = 2 * KEYS;
-// Longest sum of a product before it is added to what there is.
-constexpr int64_t SECTION = 128;
 // Up to FEW_ROWS rows dot products beat vectors that are mostly padding. With few keys as well there is little to win,
 // and scores that are summed in the order of the backward pass make its p exact where a row sees a single key.
 constexpr int FEW_ROWS = LANES / 2;
@@ -60,6 +58,8 @@ constexpr int MANY_KEYS = SPLIT_KEYS;
 // Few rows only stream k and v, as many keys at a time; scores of as many rows of a head are summed in registers.
 constexpr int FEW_KEYS = 16;
 constexpr int MOST_FEW_ROWS = MOST_VECTORS == 3 ? 4 : 2;
+constexpr int64_t P_FLOATS = max64(KEYS * BLOCK_LANES, ROWS* FEW_KEYS);
+static_assert(KEYS <= SCORE_SECTION, "values of a step are one sum");
 
 struct Scratch {
   // Of each block [D][BLOCK_LANES], scaled; for few rows [rows][ROW_STRIDE], as is out.
@@ -67,7 +67,7 @@ struct Scratch {
   alignas(64) float k[KEYS * ROW_STRIDE];
   alignas(64) float v[KEYS * ROW_STRIDE];
   // Scores, then probabilities: [KEYS][BLOCK_LANES], or [FEW_KEYS][ROWS] for few rows.
-  alignas(64) float p[max64(KEYS * BLOCK_LANES, ROWS* FEW_KEYS)];
+  alignas(64) float p[P_FLOATS];
   alignas(64) float out[ROWS * ROW_STRIDE];
   alignas(64) float maximum[ROWS];
   alignas(64) float sum[ROWS];
@@ -211,7 +211,7 @@ static void multiply_and_ask(const RowTile& tile, const TileGemm& whole, const T
     part.rows = min64(piece, whole.rows - row);
     part.a += row * A_ROW_STRIDE;
     part.c += row * whole.c_stride;
-    tile_gemm<A_ROW_STRIDE, A_DEPTH_STRIDE, SECTION>(part);
+    tile_gemm<A_ROW_STRIDE, A_DEPTH_STRIDE, SCORE_SECTION>(part);
   }
 }
 

@@ -180,9 +180,9 @@ static void step(const TilePair& pair, int64_t head_dim, Scratch& scratch) {
     if (range.begin < range.end) {
       const int64_t vectors = (lane_end - lane_begin) / LANES;
       const int64_t offset = range.begin * STAYING + lane_begin;
-      tile_gemm<ROW_STRIDE, 1>({range.end - range.begin, vectors, head_dim, scratch.moving_a + range.begin * ROW_STRIDE,
-                                scratch.staying_a + lane_begin, STAYING, scratch.p + offset, STAYING, Start::ZERO,
-                                nullptr});
+      tile_gemm<ROW_STRIDE, 1, SCORE_SECTION>(
+          {range.end - range.begin, vectors, head_dim, scratch.moving_a + range.begin * ROW_STRIDE,
+           scratch.staying_a + lane_begin, STAYING, scratch.p + offset, STAYING, Start::ZERO, nullptr});
       tile_gemm<ROW_STRIDE, 1, DELTA_SECTION>(
           {range.end - range.begin, vectors, head_dim, scratch.moving_b + range.begin * ROW_STRIDE,
            scratch.staying_b + lane_begin, STAYING, scratch.d_s + offset, STAYING, Start::ZERO, nullptr});

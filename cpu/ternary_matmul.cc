@@ -6,7 +6,7 @@
 //
 // A packed byte holds four neighbours along K as codes 0..2 = trit + 1, so sum codes * trit = sum codes * code - sum
 // codes.
-// With many tokens the bytes are spread first (ternary_panels.h), with few they are streamed (ternary_stream.h).
+// With many tokens packed rows are transposed first (ternary_panels.h), with few they are streamed (ternary_stream.h).
 //
 // Zeros are left out where they come in blocks: rows of zeros, known by their scale of 0 or by their bytes, and BLOCKs
 // of features that are zero in all rows of a panel or task. They are looked for in every call, at a cost that the dense

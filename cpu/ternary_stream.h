@@ -17,7 +17,7 @@ namespace {
 constexpr int MB = 4;                                                // tokens at a time
 constexpr int NB = 4;                                                // weight rows at a time, of MB tokens
 constexpr int MOST_NB = LANES < 8 ? 4 : 8;                           // and of one, to hide the latency of the sums
-constexpr int64_t FEW_TOKENS = 12;                                   // there are fewer than this
+constexpr int64_t FEW_TOKENS = 12;                                   // from so many on, panels are faster
 constexpr int64_t STEPS_PER_FLUSH = min64(MOST_PRODUCTS, 1024) / 4;  // a step adds four planes
 
 // The next block of rows, or this many bytes if it is shorter, is asked for ahead, into the L2 cache: the L1 cache
@@ -26,9 +26,8 @@ constexpr int64_t LEAST_AHEAD = 8192;
 
 // With fewer tokens looking for blocks of zeros takes longer than multiplying them. Against Zen 4, 2026-11-22.
 constexpr int64_t SKIP_TOKENS = 8;
-constexpr int64_t SKIP_ROWS = 64;  // weight rows of a task that looks for them
-constexpr int64_t MOST_ROWS =
-    1024;  // and of another; a few tasks for each thread, as what is prefetched beyond one is lost
+constexpr int64_t SKIP_ROWS = 64;    // weight rows of a task that looks for them
+constexpr int64_t MOST_ROWS = 1024;  // and of another: few tasks, for what is asked for beyond the last row is lost
 
 // Packed bytes of a row, whole blocks.
 struct Run {
