@@ -376,6 +376,8 @@ struct AttentionShape {
   Tensor cu_seqlens;     // int32 [2, B + 1], optional: packed sequences; then [total, ...] instead of [B, S, ...]
   int64_t total_queries;
   int64_t total_keys;
+  Tensor held_keys;  // int32 [B], optional: entry b has held_keys[b] + added_keys keys, at most `keys`
+  int64_t added_keys;
   double scale;
   double softcap;        // 0: none
   Tensor alibi_slopes;   // float32 [H] or [B, H], optional
@@ -451,6 +453,7 @@ struct KvCacheAppendParams {
   int64_t row_size;
   int64_t capacity;
   int64_t position;
+  Tensor positions;  // int32 [B], optional: in place of position
 };
 
 struct AdamWParams {

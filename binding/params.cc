@@ -96,6 +96,11 @@ AttentionShape attention_shape(const Args& args) {
     shape.total_queries = packed.integer("totalQueries");
     shape.total_keys = packed.integer("totalKeys");
   }
+  if (args.has("keyLengths")) {
+    const Args lengths = args.object("keyLengths");
+    shape.held_keys = lengths.tensor("held", shape.batch);
+    shape.added_keys = lengths.integer("added");
+  }
   shape.scale = args.number("scale");
   shape.softcap = args.number("softcap");
   shape.alibi_per_batch = args.flag("alibiPerBatch");
@@ -519,8 +524,12 @@ void read(const Args& args, Call<KvCacheAppendParams>& call) {
   p.rows = args.integer("rows");
   p.row_size = args.integer("rowSize");
   p.capacity = args.integer("capacity");
-  p.position = args.integer("position");
-  if (p.position < 0 || p.position + p.rows > p.capacity) args.fail("position", "room in the cache");
+  if (args.has("position")) {
+    p.positions = args.tensor("position", p.batch);
+  } else {
+    p.position = args.integer("position");
+    if (p.position < 0 || p.position + p.rows > p.capacity) args.fail("position", "room in the cache");
+  }
   p.x = args.tensor("x", p.batch * p.rows * p.row_size);
   p.cache = args.tensor("cache", p.batch * p.capacity * p.row_size);
 }

@@ -26,8 +26,21 @@ constexpr int64_t SCORE_SECTION = 128;
 
 constexpr float INFINITE = __builtin_inff();
 
-// Whether packed sequences lie within the tensors and are no longer than said. Fails the op otherwise.
+// Whether all batch entries have as many keys as there is room for. Fails the op otherwise.
+bool check_held_keys(const ternflash::AttentionShape& shape, Context& context) {
+  const int32_t* held = static_cast<const int32_t*>(shape.held_keys.data);
+  for (int64_t i = 0; i < shape.batch; i++) {
+    if (held[i] >= 0 && held[i] + shape.added_keys <= shape.keys) continue;
+    context.fail("expected tokens that fit into the cache, got a length that is negative or too large");
+    return false;
+  }
+  return true;
+}
+
+// Whether packed sequences, or lengths known on the device only, lie within the tensors and are no longer than said.
+// Fails the op otherwise.
 bool check_sequences(const ternflash::AttentionShape& shape, Context& context) {
+  if (shape.held_keys.data) return check_held_keys(shape, context);
   if (!shape.cu_seqlens.data) return true;
   const int32_t* begin = static_cast<const int32_t*>(shape.cu_seqlens.data);
   const int64_t totals[2] = {shape.total_queries, shape.total_keys};
@@ -79,6 +92,7 @@ struct AttentionRows {
       queries = query_begin[1] - query_begin[0];
       keys = key_begin[1] - key_begin[0];
     }
+    if (shape.held_keys.data) keys = static_cast<const int32_t*>(shape.held_keys.data)[batch] + shape.added_keys;
     offset = shape.top_left ? 0 : keys - queries;
     count = group * queries;
   }

@@ -528,6 +528,11 @@ export interface AttentionShape {
    * cuSeqlens[1][b + 1] - 1, either of which may be none; Sq, Sk, i and j below are the entry's own. cuSeqlens: int32 [2, B + 1].
    */
   packed: { cuSeqlens: TensorArg; totalQueries: number; totalKeys: number } | null;
+  /**
+   * Null, or how many of its keyCapacity rows each batch entry uses, known on the device only: held[b] + added, Sk below; `keys` is the most
+   * there may be. held: int32 [B]. Not with `packed`, and not in a backward pass. An entry outside 0..keys fails the op.
+   */
+  keyLengths: { held: TensorArg; added: number } | null;
   /** s = scale * q.k */
   scale: number;
   /** If not 0, s becomes softcap * tanh(s / softcap). */
@@ -628,7 +633,8 @@ export interface KvCacheAppendParams {
   rows: number;
   rowSize: number;
   capacity: number;
-  position: number;
+  /** Of all entries, or int32 [B], one for each. One that leads outside the cache fails the op, and nothing of its entry is written. */
+  position: number | TensorArg;
 }
 
 export interface AdamWParams {

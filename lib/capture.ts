@@ -94,7 +94,7 @@ export class CapturedGraph<T> {
  *   `reservedBytes` of {@link memory}.
  *
  * What a replay could not do again throws CaptureError when `step` calls it: reading a tensor and `synchronize()`; new data (`tensor`, `write` and whatever
- * brings numbers from the host); random numbers (`randn`, dropout, sampling); counting (`AdamW.step`, new tokens in a KV cache); moving memory
+ * brings numbers from the host); random numbers (`randn`, dropout, sampling); counting (`AdamW.step`, new tokens in a KV cache whose lengths are not on the device); moving memory
  * (offload, transfers, limits); a capture inside. The capture then fails, also if `step` catches the error. If it fails, or `step` throws, nothing was
  * computed, what `step` made is disposed, and gradients are as before; the device goes on working.
  *

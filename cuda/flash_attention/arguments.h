@@ -19,6 +19,8 @@ struct AttentionArguments {
 
   const int* query_starts;  // [B + 1] or null: batch entry b has rows query_starts[b] .. query_starts[b + 1] - 1
   const int* key_starts;
+  const int* held_keys;  // [B] or null: batch entry b has held_keys[b] + added_keys keys, 0 to `keys` of them
+  int added_keys;
   int batch;
   int queries;  // the most of a batch entry
   int keys;

@@ -75,6 +75,16 @@ __global__ void copy_sequences(const int* cu_seqlens, int batch, int heads, long
   if (any) record_failure(failure, failure_code, 0, 0);
 }
 
+// Whether each batch entry has as many keys as there is room for; the kernels take those there is room for. One block.
+__global__ void check_held_keys(const int* held, int added, int most, int batch, FailureRecord* failure, uint32_t failure_code) {
+  __shared__ unsigned long long shared;
+  int64_t position = INT64_MAX;
+  for (int b = threadIdx.x; b < batch && position == INT64_MAX; b += SEQUENCE_THREADS)
+    if (held[b] < 0 || int64_t(held[b]) + added > most) position = b;
+  position = first_position(position, &shared);
+  if (threadIdx.x == 0 && position >= 0) record_failure(failure, failure_code, held[position], position);
+}
+
 __global__ void clear_bytes_if_wrong(const uint32_t* wrong, uint8_t* bytes, int64_t count) {
   if (*wrong == 0) return;
   for (int64_t i = int64_t(blockIdx.x) * SEQUENCE_THREADS + threadIdx.x; i < count; i += int64_t(gridDim.x) * SEQUENCE_THREADS)
@@ -109,6 +119,8 @@ Arguments arguments(const AttentionShape& shape, const int* starts, const Tensor
     args.lse_head = shape.queries;
     args.lse_batch = shape.heads * shape.queries;
   }
+  args.held_keys = static_cast<const int*>(shape.held_keys.data);
+  args.added_keys = static_cast<int>(shape.added_keys);
   args.scale = static_cast<float>(shape.scale);
   args.scale_log2 = static_cast<float>(shape.scale * 1.4426950408889634);
   args.window_left = static_cast<int>(shape.window_left);
@@ -167,6 +179,12 @@ struct Sequences {
 
 // Reports a failure unless packed sequences lie within the tensors and are no longer than said. False without workspace.
 bool check_sequences(const AttentionShape& shape, const HopperSections& sections, Sequences& sequences, Context& context) {
+  if (shape.held_keys.data) {
+    check_held_keys<<<1, SEQUENCE_THREADS, 0, context.stream()>>>(
+        static_cast<const int*>(shape.held_keys.data), static_cast<int>(shape.added_keys), static_cast<int>(shape.keys),
+        static_cast<int>(shape.batch), context.failure_record(),
+        context.failure_code("expected tokens that fit into the cache, got a length that is negative or too large"));
+  }
   if (!shape.cu_seqlens.data) return true;
   int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1) + sections.count + 1) * sizeof(int)));
   uint32_t* wrong = static_cast<uint32_t*>(context.workspace(sizeof(uint32_t)));

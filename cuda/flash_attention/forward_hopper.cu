@@ -70,7 +70,7 @@ template <class T>
 const HopperForwardVariant* choose_forward_hopper(const AttentionArguments& args, const DeviceProperties& device) {
   const auto aligned = [](const void* data) { return data && reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   if (device.capability != 90 || int64_t(args.queries) * args.batch * args.heads > INT_MAX || !tensor_map_encoder() ||
-      args.slopes || args.drop_threshold > 0 || args.keys == 0 || !aligned(args.q) || !aligned(args.k) ||
+      args.slopes || args.held_keys || args.drop_threshold > 0 || args.keys == 0 || !aligned(args.q) || !aligned(args.k) ||
       !aligned(args.v) || !aligned(args.out))
     return nullptr;
   const int sides = args.window_left >= 0 ? 2 : args.window_right >= 0 ? 1 : 0;

@@ -29,7 +29,9 @@ struct Problem {
     const int first_query = args.query_starts ? args.query_starts[batch] : 0;
     const int first_key = args.key_starts ? args.key_starts[batch] : 0;
     queries = args.query_starts ? args.query_starts[batch + 1] - first_query : args.queries;
-    keys = args.key_starts ? args.key_starts[batch + 1] - first_key : args.keys;
+    keys = args.key_starts  ? args.key_starts[batch + 1] - first_key
+           : args.held_keys ? max(0, min(args.held_keys[batch] + args.added_keys, args.keys))
+                            : args.keys;
     diagonal = args.top_left ? 0 : keys - queries;
     q_start = batch * args.query_batch + int64_t(first_query) * args.query_row + int64_t(head) * args.head_dim;
     k_start = batch * args.key_batch + int64_t(first_key) * args.key_row +

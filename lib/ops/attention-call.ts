@@ -67,6 +67,7 @@ export function attend(call: AttentionCall): Tensor | { out: Tensor; lse: Tensor
     const shapeOf = (slopes: Tensor | null, sink: Tensor | null, lengths: Tensor | null): AttentionShape => ({
       ...call.shape,
       packed: lengths && { cuSeqlens: lengths.arg, totalQueries: q.shape[0], totalKeys: k.shape[0] },
+      keyLengths: null,
       alibiSlopes: argOf(slopes),
       sinks: argOf(sink),
       dropout,

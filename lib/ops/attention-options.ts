@@ -54,7 +54,7 @@ type Sizes = Pick<AttentionShape, 'batch' | 'queries' | 'keys' | 'heads' | 'keyH
 
 /** @internal The options of a call, checked; tensors not yet as arguments, for a backward pass has handles of its own. */
 export interface CheckedAttention {
-  shape: Omit<AttentionShape, 'packed' | 'alibiSlopes' | 'sinks' | 'dropout'>;
+  shape: Omit<AttentionShape, 'packed' | 'keyLengths' | 'alibiSlopes' | 'sinks' | 'dropout'>;
   alibiSlopes: Tensor | null;
   sinks: Tensor | null;
 }

@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { refuseInCapture } from '../capturing.js';
-import { checkFloat, checkInteger, checkOptions, checkShape, checkTogether } from '../check.js';
+import { checkFloat, checkInteger, checkOptions, checkShape, checkTensor, checkTogether } from '../check.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { tidy } from '../scope.js';
 import { empty, type Tensor } from '../tensor.js';
@@ -14,8 +14,14 @@ export interface KvCache {
   readonly keys: Tensor;
   /** [B, capacity, G, D] */
   readonly values: Tensor;
-  /** Tokens held; they fill rows 0..length-1 of each batch entry. */
+  /** Tokens held; they fill rows 0..length-1 of each batch entry. Not looked at where there are `lengths`. */
   length: number;
+  /**
+   * int32 [B]: the tokens that each batch entry holds before the call, where entries differ or a captured step is to be replayed as they grow. They are
+   * read when the op runs, and are the caller's to change. A length without room for the new tokens fails the op: reading a result rejects
+   * with KernelError. Default none: all entries hold `length` tokens.
+   */
+  readonly lengths?: Tensor;
 }
 
 /** Options of {@link flashAttentionWithKvCache}. */
@@ -31,11 +37,12 @@ export interface KvCacheAttentionOptions extends AttentionOptions {
  * cache; carries no gradient.
  *
  * @param q [B, Sq, H, D], float dtype.
- * @param cache keys and values [B, capacity, G, D] of the same dtype; `length` grows by the number of new tokens and is then Sk.
+ * @param cache keys and values [B, capacity, G, D] of the same dtype; `length` grows by the number of new tokens and is then Sk. With `lengths`,
+ * the Sk of an entry is its length and the number of new tokens.
  * @param options `newK`, `newV`: the new tokens. `causal`: default true. The others as for {@link flashAttention}.
  * @returns [B, Sq, H, D].
- * @throws ShapeError if the new tokens do not fit into the cache or it is empty; CaptureError for new tokens inside {@link capture}, as `length`
- * would not grow with the replays; otherwise as {@link flashAttention}. The cache is then unchanged.
+ * @throws ShapeError if the new tokens do not fit into the cache or it is empty; CaptureError for new tokens inside {@link capture} without
+ * `lengths`, as `length` would not grow with the replays; otherwise as {@link flashAttention}. The cache is then unchanged.
  */
 export function flashAttentionWithKvCache(q: Tensor, cache: KvCache, options: KvCacheAttentionOptions = {}): Tensor {
   const op = 'flashAttentionWithKvCache';
@@ -44,36 +51,45 @@ export function flashAttentionWithKvCache(q: Tensor, cache: KvCache, options: Kv
   checkOptions(op, options, ['newK', 'newV', ...ATTENTION_OPTIONS]);
   const [batch, capacity, keyHeads, headDim] = cache.keys.shape;
   const { newK, newV } = options;
+  const lengths = cache.lengths ?? null;
   if ((newK === undefined) !== (newV === undefined))
     throw new OptionError(`${op}: expected both newK and newV or neither, got one`);
-  if (newK) refuseInCapture(op, 'count', device);
-  let length = checkInteger(op, 'cache.length', cache.length, 0, capacity);
+  if (lengths) {
+    checkTensor(op, 'cache.lengths', lengths, ['int32']);
+    checkShape(op, 'cache.lengths', lengths, [batch], 'to match the cache');
+    checkTogether(op, { q, 'cache.lengths': lengths }, false);
+  } else if (newK) refuseInCapture(op, 'count', device);
+  const held = lengths ? 0 : checkInteger(op, 'cache.length', cache.length, 0, capacity);
+  const added = newK ? newK.shape[1] : 0;
   if (newK && newV) {
     checkFloat(op, 'newK', newK);
     checkFloat(op, 'newV', newV);
     checkShape(op, 'newK', newK, [batch, 'S', keyHeads, headDim], 'to match the cache');
     checkShape(op, 'newV', newV, newK.shape, 'to match newK');
     checkTogether(op, { q, newK, newV });
-    length += newK.shape[1];
-    if (length > capacity)
-      throw new ShapeError(`${op}: expected at most ${capacity} tokens in the cache, got ${length}`);
+    if (held + added > capacity)
+      throw new ShapeError(`${op}: expected at most ${capacity} tokens in the cache, got ${held + added}`);
   }
-  if (length === 0) throw new ShapeError(`${op}: expected a cache of at least one token, got an empty one`);
+  if (!lengths && held + added === 0)
+    throw new ShapeError(`${op}: expected a cache of at least one token, got an empty one`);
   const [, queries, heads] = q.shape;
-  const sizes = { batch, queries, keys: length, heads, keyHeads, headDim, keyCapacity: capacity };
+  const keys = lengths ? capacity : held + added;
+  const sizes = { batch, queries, keys, heads, keyHeads, headDim, keyCapacity: capacity };
   const { shape, alibiSlopes, sinks } = checkAttention(op, q, sizes, { ...options, causal: options.causal ?? true });
   return tidy(() => {
     const out = empty(op, q.shape, q.dtype, device);
     const lse = empty(op, [batch, heads, queries], 'float32', device);
     if (newK && newV) {
-      const rows = { batch, rows: newK.shape[1], rowSize: keyHeads * headDim, capacity, position: cache.length };
+      const position = lengths ? lengths.arg : held;
+      const rows = { batch, rows: added, rowSize: keyHeads * headDim, capacity, position };
       device.backend.kvCacheAppend({ ...rows, x: newK.arg, cache: cache.keys.arg });
       device.backend.kvCacheAppend({ ...rows, x: newV.arg, cache: cache.values.arg });
-      cache.length = length;
+      if (!lengths) cache.length = held + added;
     }
     device.backend.flashAttention({
       ...shape,
       packed: null,
+      keyLengths: lengths && { held: lengths.arg, added },
       alibiSlopes: alibiSlopes && alibiSlopes.arg,
       sinks: sinks && sinks.arg,
       dropout: { threshold: 0, seed: 0, offset: 0 },

@@ -38,10 +38,12 @@ interface Sequence {
 }
 
 function* sequencesOf(shape: AttentionShape): Generator<Sequence> {
-  const { batch, queries, keys, keyCapacity, packed } = shape;
+  const { batch, queries, keyCapacity, packed, keyLengths } = shape;
   const starts = packed && view(packed.cuSeqlens);
+  const held = keyLengths && view(keyLengths.held);
   for (let b = 0; b < batch; b++) {
     if (!starts) {
+      const keys = held && keyLengths ? held[b] + keyLengths.added : shape.keys;
       yield { b, query: b * queries, queries, key: b * keyCapacity, keys };
     } else {
       const [query, queryEnd] = starts.subarray(b, b + 2);
@@ -112,9 +114,14 @@ function dropoutFactors({ dropout, keys }: AttentionShape, row: Row): Float64Arr
   return factors;
 }
 
-/** False if the cumulative lengths lead outside the tensors. */
+/** False if the cumulative lengths, or those of a cache, lead outside the tensors. */
 function checkSequences(shape: AttentionShape, fail: Fail): boolean {
-  const { batch, queries, keys, packed } = shape;
+  const { batch, queries, keys, packed, keyLengths } = shape;
+  if (keyLengths) {
+    const within = view(keyLengths.held).every((held) => held >= 0 && held + keyLengths.added <= keys);
+    if (!within) fail('expected tokens that fit into the cache, got a length that is negative or too large');
+    return within;
+  }
   if (!packed) return true;
   const starts = view(packed.cuSeqlens);
   const valid = [

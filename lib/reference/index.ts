@@ -162,7 +162,7 @@ export function createReferenceBackend(): Backend {
     flashAttentionBackward: (params) => flashAttentionBackward(params, failing('flashAttentionBackward')),
     mergeAttentionStates,
     mergeAttentionStatesBackward,
-    kvCacheAppend,
+    kvCacheAppend: (params) => kvCacheAppend(params, failing('kvCacheAppend')),
     adamw,
     globalNorm,
   };

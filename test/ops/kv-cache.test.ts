@@ -4,6 +4,7 @@
 import {
   DTypeError,
   flashAttentionWithKvCache,
+  KernelError,
   OptionError,
   ShapeError,
   type DeviceName,
@@ -148,6 +149,88 @@ describe('flashAttentionWithKvCache', () => {
             each.dispose();
         },
       );
+    });
+
+    /** Many heads of few rows, few of many, more keys than are split, and a step of several tokens. */
+    const RAGGED: AttentionCase[] = [
+      { name: 'decoding', batch: 3, queries: 1, keys: 700, heads: 6, keyHeads: 2, headDim: 16 },
+      { name: 'decoding, few keys', batch: 3, queries: 1, keys: 9, heads: 2, keyHeads: 2, headDim: 8 },
+      { name: 'several tokens', batch: 2, queries: 5, keys: 70, heads: 4, keyHeads: 1, headDim: 24 },
+      { name: 'a window', batch: 3, queries: 3, keys: 150, heads: 2, keyHeads: 1, headDim: 8, window: [20, -1] },
+      { name: 'a prompt', batch: 2, queries: 40, keys: 90, heads: 2, keyHeads: 2, headDim: 8 },
+    ].map((c) => ({ ...c, causal: true }) as AttentionCase);
+    describe.each(FLOAT_DTYPES)('%s, lengths on the device', (dtype) => {
+      test.each(RAGGED)('each entry is as it would be alone: $name', async (c) => {
+        const { batch, queries, keys, heads, keyHeads, headDim } = c;
+        const { q, k, v } = prepare(c, dtype);
+        const capacity = keys + SPARE;
+        const random = new Random(`lengths ${c.name}`);
+        const held = Array.from({ length: batch }, (_, b) =>
+          b === 0 ? keys - queries : random.integer(0, keys - queries),
+        );
+        const [keyCache, valueCache] = [k, v].map((values) => {
+          const cache = new Float64Array(batch * capacity * keyHeads * headDim).fill(NaN);
+          const size = keyHeads * headDim;
+          for (let b = 0; b < batch; b++)
+            cache.set(values.subarray(b * keys * size, (b * keys + held[b]) * size), b * capacity * size);
+          return make(device, dtype, [batch, capacity, keyHeads, headDim], cache);
+        });
+        const added = (values: Float64Array): Tensor => {
+          const size = keyHeads * headDim;
+          const own = held.flatMap((from, b) =>
+            Array.from(values.subarray((b * keys + from) * size, (b * keys + from + queries) * size)),
+          );
+          return make(device, dtype, [batch, queries, keyHeads, headDim], own);
+        };
+        const lengths = make(device, 'int32', [batch], held);
+        const cache: KvCache = { keys: keyCache, values: valueCache, length: 0, lengths };
+        const query = make(device, dtype, [batch, queries, heads, headDim], q);
+        const [newK, newV] = [added(k), added(v)];
+        const out = flashAttentionWithKvCache(query, cache, { ...attentionOptions(c, {}), newK, newV });
+        const got = await out.data();
+        const rowSize = heads * headDim;
+        const exact = new Float64Array(got.length);
+        const plain = new Float64Array(got.length);
+        for (let b = 0; b < batch; b++) {
+          const own = { ...c, batch: 1, keys: held[b] + queries };
+          const part = (values: Float64Array, rowsOf: number, size: number, count: number): Float64Array =>
+            values.subarray(b * rowsOf * size, (b * rowsOf + count) * size);
+          const inputs = {
+            q: part(q, queries, rowSize, queries),
+            k: part(k, keys, keyHeads * headDim, own.keys),
+            v: part(v, keys, keyHeads * headDim, own.keys),
+          };
+          exact.set(flashAttentionSpec.forward(EXACT, inputs, own).out, b * queries * rowSize);
+          plain.set(flashAttentionSpec.forward(arithmeticIn(dtype), inputs, own).out, b * queries * rowSize);
+        }
+        expectWithinTolerance({
+          name: 'out',
+          got,
+          exact,
+          plainError: largestError(plain, exact),
+          factor: FORWARD_FACTOR,
+          dtype,
+          shape: [batch, queries, heads, headDim],
+        });
+        expect([cache.length, await lengths.data()]).toEqual([0, Int32Array.from(held)]);
+        for (const each of [query, newK, newV, out, lengths, keyCache, valueCache]) each.dispose();
+      });
+    });
+
+    test.each([-1, 3, 2 ** 31 - 1])('a length of %i on the device leads nowhere outside the cache', async (length) => {
+      const cache = {
+        keys: make(device, 'float32', [2, 3, 1, 2], new Float64Array(12)),
+        values: make(device, 'float32', [2, 3, 1, 2], new Float64Array(12)),
+        length: 0,
+        lengths: make(device, 'int32', [2], [1, length]),
+      };
+      const one = make(device, 'float32', [2, 1, 1, 2], [1, 2, 3, 4]);
+      const out = flashAttentionWithKvCache(one, cache, { newK: one, newV: one });
+      await expect(out.data()).rejects.toThrow(KernelError);
+      expect([...(await cache.keys.data())]).toEqual([0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+      expect([
+        ...(await flashAttentionWithKvCache(one, { ...cache, length: 1, lengths: undefined }).data()),
+      ]).toHaveLength(4);
     });
 
     test('hand-computed: one key gives its value, whatever the query', async () => {
