@@ -308,9 +308,11 @@ export interface RopeCase extends Case {
 const LLAMA3 = { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 512 } as const;
 const LINEAR = { type: 'linear', factor: 4 } as const;
 
+const FACTORS = { type: 'factors', factors: [1, 1.5, 8, 0.25, 32] } as const;
+
 /** Every combination of the options with a scaling. */
-const SCALED_ROPE_CASES: readonly RopeCase[] = [LINEAR, LLAMA3].flatMap((scaling) =>
-  [10, 6].flatMap((rotaryDim) =>
+const SCALED_ROPE_CASES: readonly RopeCase[] = [LINEAR, LLAMA3, FACTORS].flatMap((scaling) =>
+  (scaling === FACTORS ? [10] : [10, 6]).flatMap((rotaryDim) =>
     [false, true].flatMap((interleaved) =>
       ([1000, 'each', 'shared'] as const).map((positions) => ({
         name: `${scaling.type}, ${rotaryDim} of 10, ${interleaved ? 'interleaved' : 'halves'}, positions ${positions}`,

@@ -27,20 +27,34 @@ export type RopeScaling =
       highFreqFactor: number;
       /** Tokens the model was first trained on. */
       originalMaxPositions: number;
+    }
+  | {
+      /** Every frequency divided by a number of its own, as GGUF files hold them (`rope_freqs.weight`). */
+      type: 'factors';
+      /** rotaryDim / 2 numbers above 0. */
+      factors: readonly number[];
     };
 
 const KEYS = {
   linear: ['type', 'factor'],
   llama3: ['type', 'factor', 'lowFreqFactor', 'highFreqFactor', 'originalMaxPositions'],
+  factors: ['type', 'factors'],
 } as const;
 
 /** @internal Throws OptionError unless this is a scaling. */
-export function checkRopeScaling(op: string, scaling: RopeScaling): RopeScaling {
+export function checkRopeScaling(op: string, scaling: RopeScaling, rotaryDim: number): RopeScaling {
   if (typeof scaling !== 'object' || scaling === null) {
     throw new OptionError(`${op}: expected an object for scaling, got ${String(scaling)}`);
   }
-  checkOneOf(op, 'scaling.type', scaling.type, ['linear', 'llama3']);
+  checkOneOf(op, 'scaling.type', scaling.type, ['linear', 'llama3', 'factors']);
   checkOptions(`${op} scaling`, scaling, KEYS[scaling.type]);
+  if (scaling.type === 'factors') {
+    if (!Array.isArray(scaling.factors) || scaling.factors.length !== rotaryDim / 2) {
+      throw new OptionError(`${op}: expected ${rotaryDim / 2} numbers for scaling.factors, one a pair of features`);
+    }
+    for (const factor of scaling.factors) checkPositive(op, 'scaling.factors', factor as number);
+    return scaling;
+  }
   checkNumber(op, 'scaling.factor', scaling.factor, 1);
   if (scaling.type === 'linear') return scaling;
   const { lowFreqFactor: low, highFreqFactor: high, originalMaxPositions } = scaling;
@@ -59,6 +73,7 @@ export function ropeFrequencies(rotaryDim: number, theta: number, scaling: RopeS
     const frequency = theta ** ((-2 * i) / rotaryDim);
     if (!scaling) return frequency;
     if (scaling.type === 'linear') return frequency / scaling.factor;
+    if (scaling.type === 'factors') return frequency / scaling.factors[i];
     // How often the pair turns within the tokens of the first training, from low (0: divided) to high (1: kept).
     const turns = (scaling.originalMaxPositions * frequency) / (2 * Math.PI);
     const share = (turns - scaling.lowFreqFactor) / (scaling.highFreqFactor - scaling.lowFreqFactor);

@@ -50,7 +50,7 @@ export function rope(x: Tensor, options: RopeOptions = {}): Tensor {
   const interleaved = checkBoolean('rope', 'interleaved', options.interleaved ?? false);
   const rotaryDim = checkInteger('rope', 'rotaryDim', options.rotaryDim ?? headDim, 2, Math.min(headDim, 256));
   if (rotaryDim % 2 !== 0) throw new OptionError(`rope: expected an even rotaryDim, got ${rotaryDim}`);
-  const scaling = options.scaling === undefined ? null : checkRopeScaling('rope', options.scaling);
+  const scaling = options.scaling === undefined ? null : checkRopeScaling('rope', options.scaling, rotaryDim);
   const positions = positionsOf(x, options.positions ?? 0, batch, sequence);
   const frequencies = ropeFrequencies(rotaryDim, theta, scaling);
   const shared = { tokens: batch * sequence, heads, headDim, frequencies, interleaved };

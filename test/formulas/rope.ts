@@ -16,6 +16,7 @@ export function frequencyOf(pair: number, rotaryDim: number, theta: number, scal
   const inverse = 1 / theta ** ((2 * pair) / rotaryDim);
   if (!scaling) return inverse;
   if (scaling.type === 'linear') return inverse / scaling.factor;
+  if (scaling.type === 'factors') return inverse / scaling.factors[pair];
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;
   const wavelength = (2 * Math.PI) / inverse;
   if (wavelength < originalMaxPositions / highFreqFactor) return inverse;

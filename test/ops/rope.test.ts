@@ -112,7 +112,15 @@ describe('rope', () => {
       wrong({ scaling: 8 as unknown as RopeScaling }, 'rope: expected an object for scaling, got 8'),
       wrong(
         { scaling: { type: 'yarn', factor: 8 } as unknown as RopeScaling },
-        'rope: expected one of linear, llama3 for scaling.type, got "yarn"',
+        'rope: expected one of linear, llama3, factors for scaling.type, got "yarn"',
+      ),
+      wrong(
+        { scaling: { type: 'factors', factors: [1, 2] } },
+        'rope: expected 3 numbers for scaling.factors, one a pair of features',
+      ),
+      wrong(
+        { scaling: { type: 'factors', factors: [1, 2, 0] } },
+        'rope: expected a finite number above 0 for scaling.factors, got 0',
       ),
       wrong(
         { scaling: { type: 'linear', factor: 0.5 } },
