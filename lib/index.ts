@@ -74,10 +74,17 @@ export { LayerNorm, type LayerNormModuleOptions } from './nn/layer-norm.js';
 export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/quantize-model.js';
 export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
-export { Attention, MLP, TransformerBlock, createKvCache, type LayerConfig, type Placement } from './nn/transformer.js';
+export { DecodingCache, type LayerCache } from './nn/decoding-cache.js';
+export { Attention, MLP, TransformerBlock, type LayerConfig, type Placement } from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
-export { generate, type GenerateOptions } from './models/generate.js';
+export {
+  generate,
+  generateBatch,
+  type GenerateBatchOptions,
+  type GeneratedToken,
+  type GenerateOptions,
+} from './models/generate.js';
 export { sample, type SamplingOptions } from './models/sampling.js';
 export { AdamW, type AdamWOptions, type AdamWState, type ParameterGroup } from './train/adamw.js';
 export { readTrainingCheckpoint, type CheckpointContent } from './train/checkpoint-folder.js';

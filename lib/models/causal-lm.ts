@@ -1,25 +1,29 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { noGrad } from '../autograd/tape.js';
+import { isCapturing } from '../capturing.js';
 import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkShape, checkTensor } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
-import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
-import { FormatError, OptionError, ShapeError } from '../errors.js';
+import { createDryDevice } from '../dry-device.js';
+import { FLOAT_DTYPES, isFloat, type FloatDType } from '../dtype.js';
+import { DTypeError, FormatError, OptionError, ShapeError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { hasLora } from '../nn/lora.js';
 import { Module, parameter } from '../nn/module.js';
-import { preparePacked } from '../nn/quantize-model.js';
+import { placeWeights, weightsOf } from '../nn/place-weights.js';
 import { RMSNorm } from '../nn/rms-norm.js';
-import { checkLayerConfig, createKvCache, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
+import { DecodingCache } from '../nn/decoding-cache.js';
+import { checkLayerConfig, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
 import { embedding } from '../ops/embedding.js';
-import type { KvCache } from '../ops/kv-cache.js';
 import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linear-cross-entropy.js';
 import { reshape } from '../ops/reshape.js';
-import { tidy } from '../scope.js';
+import { defaultGenerator } from '../random.js';
+import { outsideScopes, tidy } from '../scope.js';
 import { randn, tensor, type Tensor } from '../tensor.js';
 
 /** The shape of a {@link CausalLM}. */
@@ -30,6 +34,8 @@ export interface CausalLMConfig extends LayerConfig {
   layers: number;
   /** The output projection is the embedding. Default true. */
   tieEmbeddings: boolean;
+  /** The longest sequence that the model was trained for, in tokens; 0 if that is not known. Not enforced. Default 0. */
+  contextLength: number;
 }
 
 /** What has to be said of a {@link CausalLM}; the rest has the defaults of {@link LayerConfig}. */
@@ -51,6 +57,11 @@ const CONFIG_KEYS: readonly (keyof CausalLMConfig)[] = [
   'headDim',
   'intermediate',
   'ropeTheta',
+  'ropeScaling',
+  'window',
+  'attentionBias',
+  'mlpBias',
+  'queryKeyNorm',
   'normEps',
   'ternary',
   'subNorm',
@@ -58,6 +69,7 @@ const CONFIG_KEYS: readonly (keyof CausalLMConfig)[] = [
   'dropout',
   'dtype',
   'tieEmbeddings',
+  'contextLength',
 ];
 
 function resolveConfig(options: CausalLMOptions): CausalLMConfig {
@@ -73,13 +85,19 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
     headDim: options.headDim ?? options.hidden / options.heads,
     intermediate: options.intermediate,
     ropeTheta: options.ropeTheta ?? 10000,
+    ropeScaling: options.ropeScaling ?? null,
+    window: options.window ?? null,
+    attentionBias: checkOneOf(op, 'attentionBias', options.attentionBias ?? 'none', ['none', 'qkv', 'all']),
+    mlpBias: checkBoolean(op, 'mlpBias', options.mlpBias ?? false),
+    queryKeyNorm: checkBoolean(op, 'queryKeyNorm', options.queryKeyNorm ?? false),
     normEps: options.normEps ?? 1e-5,
     ternary,
     subNorm: checkBoolean(op, 'subNorm', options.subNorm ?? ternary),
-    activation: checkOneOf(op, 'activation', options.activation ?? 'swiglu', ['swiglu', 'relu2Glu']),
+    activation: checkOneOf(op, 'activation', options.activation ?? 'swiglu', ['swiglu', 'geglu', 'relu2Glu']),
     dropout: options.dropout ?? 0,
     dtype: checkOneOf(op, 'dtype', options.dtype ?? 'float32', FLOAT_DTYPES),
     tieEmbeddings: checkBoolean(op, 'tieEmbeddings', options.tieEmbeddings ?? true),
+    contextLength: checkInteger(op, 'contextLength', options.contextLength ?? 0, 0, 2 ** 31 - 1),
   };
   checkLayerConfig(op, config);
   return config;
@@ -98,7 +116,7 @@ export class CausalLM extends Module {
   /** [V, hidden], or null if it is the embedding */
   head: Tensor | null;
 
-  private readonly _device: Device;
+  private _device: Device;
   private _checkpointConfig = resolveCheckpointConfig({ enabled: false });
 
   /**
@@ -141,41 +159,59 @@ export class CausalLM extends Module {
     this._checkpointConfig = resolveCheckpointConfig(config);
   }
 
-  /** An empty key/value cache for each layer. */
-  createCache(batch: number, capacity: number): KvCache[] {
-    return this.layers.map(() => createKvCache(batch, capacity, this.config, this._device));
+  /**
+   * An empty key/value cache for all layers.
+   *
+   * @param batch B, sequences.
+   * @param capacity the most tokens of a sequence.
+   * @throws OptionError, OutOfMemoryError.
+   */
+  createCache(batch: number, capacity: number): DecodingCache {
+    return new DecodingCache(batch, capacity, { ...this.config, layers: this.layers.length }, this._device);
   }
 
   /**
    * Logits of the next token after each token.
    *
    * @param ids int32 [B, S].
-   * @param cache one cache for each layer: the tokens follow those it holds and are appended to it. Default none.
+   * @param cache of B sequences: the tokens follow those it holds and are appended to it. Inside {@link capture}, where S has to be 1, the lengths of
+   * the cache stay: call its `advance` after every replay. With a cache no gradient is recorded. Default none.
    * @returns [B, S, V].
+   * @throws ShapeError, also if the cache has no room; DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
-  forward(ids: Tensor, cache?: readonly KvCache[]): Tensor {
-    return tidy(() => linear(this.features(ids, cache), this.head ?? this.embedding));
+  forward(ids: Tensor, cache?: DecodingCache): Tensor {
+    const run = (): Tensor => tidy(() => linear(this.features(ids, cache), this.head ?? this.embedding));
+    return cache ? noGrad(run) : run();
   }
 
   /**
-   * Logits of the token after the last one: the last row of what {@link forward} gives, without the others, which for a prompt are most of the
+   * Logits of the token after the last one: one row of what {@link forward} gives, without the others, which for a prompt are most of the
    * work of the output projection and V numbers a token.
    *
    * @param ids int32 [B, S].
    * @param cache as of {@link forward}.
+   * @param counts how many of its S tokens each sequence has; the others, at the end, are ignored, and the cache does not hold them
+   * afterwards. Default S for all.
    * @returns [B, V].
    */
-  nextLogits(ids: Tensor, cache?: readonly KvCache[]): Tensor {
-    return tidy(() => {
+  nextLogits(ids: Tensor, cache?: DecodingCache, counts?: readonly number[]): Tensor {
+    const op = 'CausalLM.nextLogits';
+    const run = (): Tensor => {
+      if (counts && counts.length !== ids.shape[0])
+        throw new ShapeError(`${op}: expected ${ids.shape[0]} counts, got ${counts.length}`);
+      for (const count of counts ?? []) checkInteger(op, 'counts', count, 1, ids.shape[1]);
+      const before = cache?.lengths;
       const features = this.features(ids, cache);
       const [batch, length, hidden] = features.shape;
-      const last = Int32Array.from({ length: batch }, (_, b) => (b + 1) * length - 1);
+      if (before && cache && counts) cache.setLengths(before.map((held, b) => held + counts[b]));
+      const last = Int32Array.from({ length: batch }, (_, b) => b * length + (counts?.[b] ?? length) - 1);
       const rows =
         length === 1
           ? reshape(features, [batch, hidden])
           : embedding(reshape(features, [batch * length, hidden]), tensor(last, { device: this._device }));
       return linear(rows, this.head ?? this.embedding);
-    });
+    };
+    return tidy(() => (cache ? noGrad(run) : run()));
   }
 
   /**
@@ -199,17 +235,19 @@ export class CausalLM extends Module {
   }
 
   /** What the output projection is applied to, [B, S, hidden]. */
-  private features(ids: Tensor, cache?: readonly KvCache[]): Tensor {
-    checkTensor('CausalLM.forward', 'ids', ids, ['int32']);
-    checkShape('CausalLM.forward', 'ids', ids, ['B', 'S']);
-    if (cache && cache.length !== this.layers.length) {
-      throw new ShapeError(`CausalLM.forward: expected ${this.layers.length} caches, one a layer, got ${cache.length}`);
-    }
-    const tokens = embedding(this.embedding, ids);
-    const mixed = cache
-      ? this.layers.reduce((x, layer, i) => layer.forward(x, cache[i]), tokens)
-      : runLayers(this.layers, tokens, this._checkpointConfig);
-    return this.norm.forward(mixed);
+  private features(ids: Tensor, cache?: DecodingCache): Tensor {
+    const op = 'CausalLM.forward';
+    checkTensor(op, 'ids', ids, ['int32']);
+    checkShape(op, 'ids', ids, [cache?.batch ?? 'B', 'S'], cache && 'to match the cache');
+    if (!cache)
+      return this.norm.forward(runLayers(this.layers, embedding(this.embedding, ids), this._checkpointConfig));
+    const features = tidy(() => {
+      const caches = cache.step(op, ids.shape[1]);
+      const tokens = embedding(this.embedding, ids);
+      return this.norm.forward(this.layers.reduce((x, layer, i) => layer.forward(x, caches[i]), tokens));
+    });
+    if (!isCapturing(this._device)) cache.advance(ids.shape[1]);
+    return features;
   }
 
   /** See {@link Module.to}; `config.dtype` follows, and so do caches made afterwards. */
@@ -258,18 +296,39 @@ export class CausalLM extends Module {
         throw new FormatError(`load: expected a model saved by CausalLM.save, got format ${metadata.format}`, file, 8);
       }
       const { frozen, ...config } = JSON.parse(metadata.config) as CausalLMOptions & { frozen: boolean };
-      const model = new CausalLM(config, placement);
-      if (frozen) model.freeze();
-      preparePacked(model, tensors);
-      await model.loadState(tensors);
-      return model;
+      for (const [name, tensor] of tensors) {
+        const ofTrits = name.endsWith('.scale') && tensors.has(name.replace(/scale$/, 'packed'));
+        tensor.requiresGrad = !frozen && isFloat(tensor.dtype) && !ofTrits;
+      }
+      return CausalLM.fromState('load', config, tensors, deviceNamed(placement.device ?? 'auto'));
     } catch (error) {
-      if (error instanceof SyntaxError || error instanceof OptionError) {
-        throw new FormatError(`load: expected a whole model, got ${error.message}`, file, 8);
+      for (const tensor of tensors.values()) tensor.dispose();
+      if ([SyntaxError, OptionError, ShapeError, DTypeError].some((type) => error instanceof type)) {
+        throw new FormatError(`load: expected a whole model, got ${(error as Error).message}`, file, 8);
       }
       throw error;
-    } finally {
-      for (const tensor of tensors.values()) tensor.dispose();
     }
+  }
+
+  /**
+   * @internal A model of these weights, which are its own from then on; those that require no gradient stay constant.
+   *
+   * @param state by the names of {@link Module.state}.
+   * @throws OptionError, ShapeError, DTypeError.
+   */
+  static fromState(op: string, config: CausalLMOptions, state: ReadonlyMap<string, Tensor>, device: Device): CausalLM {
+    // Made where nothing takes memory or time, random numbers least of all.
+    const random = defaultGenerator().state;
+    const model = outsideScopes(() => new CausalLM(config, { device: createDryDevice() }));
+    defaultGenerator().state = random;
+    const shapes = model.state();
+    placeWeights(
+      op,
+      model,
+      weightsOf(state, (name) => shapes.get(name)?.shape),
+    );
+    for (const shape of shapes.values()) shape.dispose();
+    model._device = device;
+    return model;
   }
 }

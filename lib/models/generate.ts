@@ -2,13 +2,15 @@
 // Copyright 2026 The Ternflash Authors
 
 import { noGrad } from '../autograd/tape.js';
-import { checkInteger, checkOptions } from '../check.js';
-import { OptionError } from '../errors.js';
+import { capture, type CapturedGraph } from '../capture.js';
+import { checkBoolean, checkInteger, checkOptions } from '../check.js';
+import { DeviceError, OptionError, ShapeError } from '../errors.js';
+import type { DecodingCache } from '../nn/decoding-cache.js';
 import { Generator } from '../random.js';
-import { tidy } from '../scope.js';
-import { tensor } from '../tensor.js';
+import { outsideScopes, tidy } from '../scope.js';
+import { tensor, type Tensor } from '../tensor.js';
 import type { CausalLM } from './causal-lm.js';
-import { checkSamplingOptions, sample, SAMPLING_OPTIONS, type SamplingOptions } from './sampling.js';
+import { checkSamplingOptions, logProbability, sample, SAMPLING_OPTIONS, type SamplingOptions } from './sampling.js';
 
 /** Options of {@link generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -20,13 +22,38 @@ export interface GenerateOptions extends SamplingOptions {
   stopTokens?: readonly number[];
   /** Stops the loop when aborted. */
   signal?: AbortSignal;
+  /**
+   * Of one sequence, or as many as there are prompts: the prompt follows the tokens it holds, and it holds all but the last token made afterwards, so
+   * that a conversation goes on without being read again. It stays the caller's to dispose. Default: a new one.
+   */
+  cache?: DecodingCache;
 }
+
+/** Options of {@link generateBatch}. */
+export interface GenerateBatchOptions extends GenerateOptions {
+  /** Also give the log of each token's probability, before temperature and filters. Default false. */
+  logProbabilities?: boolean;
+}
+
+/** A token that {@link generateBatch} made. */
+export interface GeneratedToken {
+  /** Which prompt it continues. */
+  sequence: number;
+  token: number;
+  /** Why the sequence ends with this token: a stop token, or `maxTokens`; null if it goes on. */
+  finish: 'stop' | 'length' | null;
+  /** The natural log of its probability under the model; present if asked for. */
+  logProbability?: number;
+}
+
+/** Tokens of a prompt that are run at once: enough to keep the device busy, few enough to look at the signal in between and to need little memory. */
+const PROMPT_TOKENS = 512;
 
 /**
  * Continues a prompt, one token at a time, through a key/value cache. Yields each token as it is made; the same seed gives the same tokens.
  *
  * @param prompt at least one token.
- * @throws OptionError, OutOfMemoryError.
+ * @throws OptionError, ShapeError if the cache has no room, OutOfMemoryError.
  */
 export async function* generate(
   model: CausalLM,
@@ -34,33 +61,155 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<number> {
   const op = 'generate';
-  checkOptions(op, options, ['maxTokens', ...SAMPLING_OPTIONS, 'seed', 'stopTokens', 'signal']);
+  checkOptions(op, options, GENERATE_OPTIONS);
+  for await (const { token } of run(op, model, [prompt], options)) yield token;
+}
+
+/**
+ * Continues prompts of any lengths together, a token of each at a time: the weights are read once for all of them. Sequences that have ended cost no
+ * more but their place. The draws of a sequence depend on the seed and its number alone, not on the others.
+ *
+ * @param prompts at least one, each of at least one token.
+ * @throws OptionError, ShapeError if the cache has no room, OutOfMemoryError.
+ */
+export async function* generateBatch(
+  model: CausalLM,
+  prompts: readonly (readonly number[])[],
+  options: GenerateBatchOptions = {},
+): AsyncGenerator<GeneratedToken> {
+  const op = 'generateBatch';
+  checkOptions(op, options, [...GENERATE_OPTIONS, 'logProbabilities']);
+  if (!Array.isArray(prompts) || prompts.length === 0)
+    throw new OptionError(`${op}: expected an array of at least one prompt`);
+  yield* run(op, model, prompts, options);
+}
+
+const GENERATE_OPTIONS = ['maxTokens', ...SAMPLING_OPTIONS, 'seed', 'stopTokens', 'signal', 'cache'];
+
+async function* run(
+  op: string,
+  model: CausalLM,
+  prompts: readonly (readonly number[])[],
+  options: GenerateBatchOptions,
+): AsyncGenerator<GeneratedToken> {
   const { vocabulary } = model.config;
   const maxTokens = checkInteger(op, 'maxTokens', options.maxTokens ?? 256, 1, 2 ** 24);
   const sampling = checkSamplingOptions(op, options, vocabulary);
-  if (!Array.isArray(prompt) || prompt.length === 0)
-    throw new OptionError(`${op}: expected a prompt of at least one token`);
-  for (const id of prompt as number[]) checkInteger(op, 'prompt', id, 0, vocabulary - 1);
-  const random = new Generator(options.seed ?? 0);
-
-  const cache = model.createCache(1, prompt.length + maxTokens);
+  const withLog = checkBoolean(op, 'logProbabilities', options.logProbabilities ?? false);
+  for (const prompt of prompts) {
+    if (!Array.isArray(prompt) || prompt.length === 0)
+      throw new OptionError(`${op}: expected a prompt of at least one token`);
+    for (const id of prompt as number[]) checkInteger(op, 'prompt', id, 0, vocabulary - 1);
+  }
+  const batch = prompts.length;
+  const cache = options.cache ?? model.createCache(batch, Math.max(...prompts.map((each) => each.length)) + maxTokens);
+  if (cache.batch !== batch) throw new OptionError(`${op}: expected a cache of ${batch} sequences, got ${cache.batch}`);
+  if (cache.device !== model.device)
+    throw new DeviceError(`${op}: expected a cache on ${model.device.id}, got one on ${cache.device.id}`);
+  const generators = prompts.map((_, sequence) => new Generator((options.seed ?? 0) + sequence));
+  const stops = new Set(options.stopTokens);
+  const going = prompts.map(() => true);
+  let step: DecodingStep | null = null;
   try {
-    let next: number[] = [...(prompt as number[])];
-    for (let made = 0; made < maxTokens && !options.signal?.aborted; made++) {
-      const logits = noGrad(() =>
-        tidy(() => model.nextLogits(tensor([next], { dtype: 'int32', device: model.device }), cache)),
-      );
-      const values = (await logits.data()) as Float32Array;
-      logits.dispose();
-      const id = sample(values, sampling, random);
-      yield id;
-      if (options.stopTokens?.includes(id)) return;
-      next = [id];
+    let logits = await readPrompts(model, prompts, cache, options.signal);
+    for (let made = 1; logits; made++) {
+      const next = new Array<number>(batch).fill(0);
+      for (let sequence = 0; sequence < batch; sequence++) {
+        if (!going[sequence]) continue;
+        const own = logits.subarray(sequence * vocabulary, (sequence + 1) * vocabulary);
+        const token = sample(own, sampling, generators[sequence]);
+        const finish = stops.has(token) ? 'stop' : made === maxTokens ? 'length' : null;
+        going[sequence] = finish === null;
+        next[sequence] = token;
+        yield { sequence, token, finish, ...(withLog && { logProbability: logProbability(own, token) }) };
+      }
+      if (!going.includes(true) || options.signal?.aborted) return;
+      step ??= new DecodingStep(model, cache);
+      logits = await step.run(next, going);
     }
   } finally {
-    for (const layer of cache) {
-      layer.keys.dispose();
-      layer.values.dispose();
-    }
+    step?.dispose();
+    if (!options.cache) cache.dispose();
   }
 }
+
+/** Runs the prompts in pieces; gives the logits [B, V] after the last token of each, or null if aborted. */
+async function readPrompts(
+  model: CausalLM,
+  prompts: readonly (readonly number[])[],
+  cache: DecodingCache,
+  signal: AbortSignal | undefined,
+): Promise<Float32Array | null> {
+  const { vocabulary } = model.config;
+  const longest = Math.max(...prompts.map((each) => each.length));
+  const all = new Float32Array(prompts.length * vocabulary);
+  for (let begin = 0; begin < longest; begin += PROMPT_TOKENS) {
+    if (signal?.aborted) return null;
+    const tokens = Math.min(PROMPT_TOKENS, longest - begin);
+    const counts = prompts.map((each) => Math.max(0, Math.min(tokens, each.length - begin)));
+    const ids = prompts.flatMap((each) => Array.from({ length: tokens }, (_, i) => each[begin + i] ?? 0));
+    const before = cache.lengths;
+    const logits = inference(() =>
+      model.nextLogits(tensor(Int32Array.from(ids), { shape: [prompts.length, tokens], device: model.device }), cache, [
+        ...counts.map((count) => Math.max(1, count)),
+      ]),
+    );
+    cache.setLengths(before.map((held, sequence) => held + counts[sequence]));
+    const ends = prompts.map((each) => each.length > begin && each.length <= begin + tokens);
+    if (ends.includes(true)) {
+      const values = (await logits.data()) as Float32Array;
+      ends.forEach((end, sequence) => {
+        const [from, to] = [sequence * vocabulary, (sequence + 1) * vocabulary];
+        if (end) all.set(values.subarray(from, to), from);
+      });
+    } else await model.device.synchronize(); // so that a signal is not looked at long before its time
+    logits.dispose();
+  }
+  return signal?.aborted ? null : all;
+}
+
+/** One more token of each sequence. Captured at first, where the device can do that, and replayed then. */
+class DecodingStep {
+  private readonly ids: Tensor;
+  private graph: CapturedGraph<Tensor> | null = null;
+
+  constructor(
+    private readonly model: CausalLM,
+    private readonly cache: DecodingCache,
+  ) {
+    const { device } = model;
+    this.ids = outsideScopes(() => tensor(new Int32Array(cache.batch), { shape: [cache.batch, 1], device }));
+    // Attention over lengths known on the device only has not been measured on a GPU yet, and splits no keys there.
+    if (device.type === 'cpu') {
+      this.graph = outsideScopes(() => capture(() => inference(() => model.nextLogits(this.ids, cache)), { device }));
+    }
+  }
+
+  /** The logits [B, V] after `tokens`, one of each sequence; a sequence that is not `going` does not grow. */
+  async run(tokens: readonly number[], going: readonly boolean[]): Promise<Float32Array> {
+    const { model, cache, graph, ids } = this;
+    const room = cache.capacity - Math.max(...cache.lengths);
+    if (room < 1) throw new ShapeError(`generate: expected a cache with room for one more token, got a full one`);
+    const lengths = cache.lengths.map((held, sequence) => held + (going[sequence] ? 1 : 0));
+    ids.write(Int32Array.from(tokens));
+    if (!graph) {
+      const logits = inference(() => model.nextLogits(ids, cache));
+      cache.setLengths(lengths);
+      const values = (await logits.data()) as Float32Array;
+      logits.dispose();
+      return values;
+    }
+    void graph.replay().catch(() => undefined); // reading tells
+    const values = graph.result.data();
+    cache.setLengths(lengths);
+    return (await values) as Float32Array;
+  }
+
+  dispose(): void {
+    this.graph?.result.dispose();
+    this.graph?.dispose();
+    this.ids.dispose();
+  }
+}
+
+const inference = (fn: () => Tensor): Tensor => noGrad(() => outsideScopes(() => tidy(fn)));

@@ -103,6 +103,14 @@ function indexOfLargest(op: string, logits: Float32Array): number {
   return best;
 }
 
+/** @internal The natural log of the probability of a token under the softmax of logits, before temperature and filters. */
+export function logProbability(logits: Float32Array, token: number): number {
+  const largest = logits[indexOfLargest('logProbability', logits)];
+  let sum = 0;
+  for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i] - largest);
+  return logits[token] - largest - Math.log(sum);
+}
+
 /** @internal What the filters leave, for temperatures above 0; until the next call. */
 export function candidates(
   op: string,

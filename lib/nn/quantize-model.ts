@@ -12,7 +12,7 @@ import {
 } from '../ops/quantize-ternary.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { keep } from '../scope.js';
-import { empty, Tensor } from '../tensor.js';
+import { Tensor } from '../tensor.js';
 import { Linear, TernaryLinear } from './linear.js';
 import { hasLora } from './lora.js';
 import { Module } from './module.js';
@@ -210,24 +210,4 @@ export async function quantizeModel(model: Module, options: QuantizeModelOptions
     weight.dispose();
   }
   return new QuantizationSummary(summaries, preserved);
-}
-
-/**
- * @internal Gives a model the shape of a saved one that was quantised: Linear layers of which `saved` holds packed weights become frozen layers of
- * those shapes, with unspecified contents.
- */
-export function preparePacked(model: Module, saved: ReadonlyMap<string, Tensor>): void {
-  for (const [name, slots] of findLinear(model)) {
-    const [packed, scale] = [saved.get(`${name}.packed`), saved.get(`${name}.scale`)];
-    if (!packed || !scale) continue;
-    const { weight, bias } = slots[0].layer;
-    const [rows, cols] = weight.shape;
-    const ternary = new TernaryTensor(
-      keep(empty('load', [rows, Math.ceil(cols / 4)], 'uint8', weight.device)),
-      keep(empty('load', scale.shape, 'float32', weight.device)),
-      [rows, cols],
-    );
-    replaceLayer(slots, TernaryLinear.frozen(ternary, bias));
-    weight.dispose();
-  }
 }

@@ -8,13 +8,15 @@ import { OptionError } from '../errors.js';
 import { add } from '../ops/binary.js';
 import { dropout } from '../ops/dropout.js';
 import { flashAttention } from '../ops/flash-attention.js';
-import { flashAttentionWithKvCache, type KvCache } from '../ops/kv-cache.js';
-import { relu2Glu, swiglu } from '../ops/gated-activation.js';
+import { flashAttentionWithKvCache } from '../ops/kv-cache.js';
+import { geglu, relu2Glu, swiglu } from '../ops/gated-activation.js';
 import { reshape } from '../ops/reshape.js';
 import { rope } from '../ops/rope.js';
+import { checkRopeScaling, type RopeScaling } from '../ops/rope-scaling.js';
 import { dropoutThreshold } from '../random.js';
-import { keep, tidy } from '../scope.js';
-import { zeros, type Tensor } from '../tensor.js';
+import { tidy } from '../scope.js';
+import type { Tensor } from '../tensor.js';
+import type { LayerCache } from './decoding-cache.js';
 import { Linear, TernaryLinear } from './linear.js';
 import { Module } from './module.js';
 import { RMSNorm } from './rms-norm.js';
@@ -33,14 +35,24 @@ export interface LayerConfig {
   intermediate: number;
   /** Base of the rotary frequencies. Default 10000. */
   ropeTheta: number;
+  /** Stretches the rotary frequencies over a longer context. Default null. */
+  ropeScaling: RopeScaling | null;
+  /** A token sees so many tokens, itself among them; null is all before it (Mistral's sliding window). Default null. */
+  window: number | null;
+  /** Which projections of the attention have a bias: none, those of query, key and value (Qwen2), or the output's too. Default none. */
+  attentionBias: 'none' | 'qkv' | 'all';
+  /** The projections of the feed-forward part have a bias. Default false. */
+  mlpBias: boolean;
+  /** A norm over the features of each head of queries and of keys, before the rotation (Qwen3). Default false. */
+  queryKeyNorm: boolean;
   /** Default 1e-5. */
   normEps: number;
   /** Linear layers are {@link TernaryLinear}. Default true. */
   ternary: boolean;
   /** A norm before the output and down projections, as in BitNet b1.58 2B-4T. Default: as `ternary`. */
   subNorm: boolean;
-  /** Default swiglu. */
-  activation: 'swiglu' | 'relu2Glu';
+  /** geglu is the one with tanh. Default swiglu. */
+  activation: 'swiglu' | 'geglu' | 'relu2Glu';
   /**
    * The probability with which elements of the attention's softmax, and of what the two parts of a layer add to the residual stream, are dropped
    * while the module trains (`train()`, `eval()`). With a cache nothing is. Default 0.
@@ -63,6 +75,7 @@ export function checkLayerConfig(op: string, config: LayerConfig): void {
   for (const name of ['hidden', 'heads', 'keyHeads', 'headDim', 'intermediate'] as const) {
     checkInteger(op, name, config[name], 1, 2 ** 24);
   }
+  if (config.window !== null) checkInteger(op, 'window', config.window, 1, 2 ** 31 - 1);
   checkPositive(op, 'ropeTheta', config.ropeTheta);
   checkPositive(op, 'normEps', config.normEps);
   dropoutThreshold(op, config.dropout);
@@ -72,6 +85,7 @@ export function checkLayerConfig(op: string, config: LayerConfig): void {
   if (config.headDim % 2 !== 0 || config.headDim > 256) {
     throw new OptionError(`${op}: expected an even headDim of at most 256, got ${config.headDim}`);
   }
+  if (config.ropeScaling !== null) checkRopeScaling(op, config.ropeScaling, config.headDim);
 }
 
 function projection(
@@ -79,9 +93,9 @@ function projection(
   outputs: number,
   config: LayerConfig,
   device: Device,
-  scale = 1,
+  { bias = false, scale = 1 } = {},
 ): Linear | TernaryLinear {
-  const options = { dtype: config.dtype, device, std: scale / Math.sqrt(inputs) };
+  const options = { dtype: config.dtype, device, bias, std: scale / Math.sqrt(inputs) };
   return config.ternary ? new TernaryLinear(inputs, outputs, options) : new Linear(inputs, outputs, options);
 }
 
@@ -99,6 +113,10 @@ export class Attention extends Module {
   value: Linear | TernaryLinear;
   /** heads · headDim → hidden */
   output: Linear | TernaryLinear;
+  /** Over the features of each head of queries; null without {@link LayerConfig.queryKeyNorm}. */
+  queryNorm: RMSNorm | null;
+  /** The same of keys. */
+  keyNorm: RMSNorm | null;
   /** Of the heads' results, before the output projection; null without {@link LayerConfig.subNorm}. */
   subNorm: RMSNorm | null;
 
@@ -114,11 +132,17 @@ export class Attention extends Module {
     super();
     checkLayerConfig('Attention', _config);
     const { hidden, heads, keyHeads, headDim } = _config;
-    this.query = projection(hidden, heads * headDim, _config, device);
-    this.key = projection(hidden, keyHeads * headDim, _config, device);
-    this.value = projection(hidden, keyHeads * headDim, _config, device);
+    const bias = _config.attentionBias !== 'none';
+    this.query = projection(hidden, heads * headDim, _config, device, { bias });
+    this.key = projection(hidden, keyHeads * headDim, _config, device, { bias });
+    this.value = projection(hidden, keyHeads * headDim, _config, device, { bias });
+    this.queryNorm = _config.queryKeyNorm ? norm(headDim, _config, device) : null;
+    this.keyNorm = _config.queryKeyNorm ? norm(headDim, _config, device) : null;
     this.subNorm = _config.subNorm ? norm(heads * headDim, _config, device) : null;
-    this.output = projection(heads * headDim, hidden, _config, device, residualScale);
+    this.output = projection(heads * headDim, hidden, _config, device, {
+      bias: _config.attentionBias === 'all',
+      scale: residualScale,
+    });
   }
 
   /**
@@ -128,22 +152,33 @@ export class Attention extends Module {
    * @returns [B, S, hidden].
    * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
-  forward(x: Tensor, cache?: KvCache): Tensor {
+  forward(x: Tensor, cache?: LayerCache): Tensor {
     return tidy(() => {
-      const { heads, keyHeads, headDim, ropeTheta: theta } = this._config;
+      const { heads, keyHeads, headDim, ropeTheta: theta, ropeScaling, window: seen } = this._config;
       const [batch, sequence] = x.shape;
-      const positions = cache?.length ?? 0;
-      const q = rope(reshape(this.query.forward(x), [batch, sequence, heads, headDim]), { theta, positions });
-      const k = rope(reshape(this.key.forward(x), [batch, sequence, keyHeads, headDim]), { theta, positions });
-      const v = reshape(this.value.forward(x), [batch, sequence, keyHeads, headDim]);
+      const positions = cache?.positions ?? cache?.length ?? 0;
+      const rotation = { theta, positions, ...(ropeScaling && { scaling: ropeScaling }) };
+      const headsOf = (part: Linear | TernaryLinear, count: number): Tensor =>
+        reshape(part.forward(x), [batch, sequence, count, headDim]);
+      const turned = (part: Tensor, each: RMSNorm | null): Tensor => rope(each ? each.forward(part) : part, rotation);
+      const q = turned(headsOf(this.query, heads), this.queryNorm);
+      const k = turned(headsOf(this.key, keyHeads), this.keyNorm);
+      const v = headsOf(this.value, keyHeads);
+      const window = [seen === null ? -1 : seen - 1, -1] as const;
       const mixed = cache
-        ? flashAttentionWithKvCache(q, cache, { newK: k, newV: v })
-        : flashAttention(q, k, v, { causal: true, dropout: this.training ? this._config.dropout : 0 });
+        ? flashAttentionWithKvCache(q, cache, { newK: k, newV: v, window })
+        : flashAttention(q, k, v, { causal: true, window, dropout: this.training ? this._config.dropout : 0 });
       const joined = reshape(mixed, [batch, sequence, heads * headDim]);
       return this.output.forward(this.subNorm ? this.subNorm.forward(joined) : joined);
     });
   }
 }
+
+const ACTIVATIONS = {
+  swiglu,
+  geglu: (gate: Tensor, up: Tensor): Tensor => geglu(gate, up, { approximate: 'tanh' }),
+  relu2Glu,
+};
 
 /** The gated feed-forward part: down(activation(gate(x), up(x))). */
 export class MLP extends Module {
@@ -167,11 +202,11 @@ export class MLP extends Module {
   ) {
     super();
     checkLayerConfig('MLP', _config);
-    const { hidden, intermediate } = _config;
-    this.gate = projection(hidden, intermediate, _config, device);
-    this.up = projection(hidden, intermediate, _config, device);
+    const { hidden, intermediate, mlpBias: bias } = _config;
+    this.gate = projection(hidden, intermediate, _config, device, { bias });
+    this.up = projection(hidden, intermediate, _config, device, { bias });
     this.subNorm = _config.subNorm ? norm(intermediate, _config, device) : null;
-    this.down = projection(intermediate, hidden, _config, device, residualScale);
+    this.down = projection(intermediate, hidden, _config, device, { bias, scale: residualScale });
   }
 
   /**
@@ -181,8 +216,8 @@ export class MLP extends Module {
    */
   forward(x: Tensor): Tensor {
     return tidy(() => {
-      const activation = this._config.activation === 'swiglu' ? swiglu : relu2Glu;
-      const inner = activation(this.gate.forward(x), this.up.forward(x));
+      const [gate, up] = [this.gate.forward(x), this.up.forward(x)];
+      const inner = ACTIVATIONS[this._config.activation](gate, up);
       return this.down.forward(this.subNorm ? this.subNorm.forward(inner) : inner);
     });
   }
@@ -221,33 +256,11 @@ export class TransformerBlock extends Module {
    * @returns [B, S, hidden].
    * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
-  forward(x: Tensor, cache?: KvCache): Tensor {
+  forward(x: Tensor, cache?: LayerCache): Tensor {
     return tidy(() => {
       const drop = (part: Tensor): Tensor => (this.training && !cache ? dropout(part, this._dropout) : part);
       const mixed = add(x, drop(this.attention.forward(this.attentionNorm.forward(x), cache)));
       return add(mixed, drop(this.mlp.forward(this.mlpNorm.forward(mixed))));
     });
   }
-}
-
-/**
- * The cache of one layer: [B, capacity, G, D] of keys and of values, empty.
- *
- * @param batch B.
- * @param capacity the most tokens it holds.
- * @param config `keyHeads` G, `headDim` D, `dtype`.
- * @param device where it lives.
- * @throws OptionError, OutOfMemoryError.
- */
-export function createKvCache(
-  batch: number,
-  capacity: number,
-  config: Pick<LayerConfig, 'keyHeads' | 'headDim' | 'dtype'>,
-  device: Device,
-): KvCache {
-  checkInteger('createKvCache', 'batch', batch, 1, 2 ** 31 - 1);
-  checkInteger('createKvCache', 'capacity', capacity, 1, 2 ** 31 - 1);
-  const make = (): Tensor =>
-    keep(zeros([batch, capacity, config.keyHeads, config.headDim], { dtype: config.dtype, device }));
-  return { keys: make(), values: make(), length: 0 };
 }

@@ -6,16 +6,21 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import {
   AdamW,
+  capture,
   CausalLM,
   clipGradNorm,
   crossEntropy,
   device as deviceNamed,
+  DisposedError,
   FormatError,
   generate,
+  generateBatch,
+  KernelError,
   manualSeed,
   noGrad,
   OptionError,
   reshape,
+  ShapeError,
   tensor,
   tidy,
   type CausalLMOptions,
@@ -28,6 +33,16 @@ import { holdMemory } from '../core/hold-memory.js';
 
 holdMemory();
 
+/** What models derived from Llama's have more. */
+const BIASED: Partial<CausalLMOptions> = {
+  ternary: false,
+  attentionBias: 'qkv',
+  mlpBias: true,
+  queryKeyNorm: true,
+  ropeScaling: { type: 'linear', factor: 2 },
+  activation: 'geglu',
+  contextLength: 64,
+};
 const SMALL: CausalLMOptions = { vocabulary: 33, layers: 3, hidden: 32, heads: 4, keyHeads: 2, intermediate: 48 };
 
 function smallModel(device: DeviceName, options: Partial<CausalLMOptions> = {}): CausalLM {
@@ -154,7 +169,7 @@ describeBackends((device) => {
     ]) {
       const part = [0, 1].map((row) => Array.from(list.slice(row * 9 + start, row * 9 + start + count)));
       const logits = await noGrad(() => model.forward(tensor(part, { dtype: 'int32', device }), cache)).data();
-      expect(cache[0].length).toBe(start + count);
+      expect(cache.lengths).toEqual([start + count, start + count]);
       for (let row = 0; row < 2; row++) {
         for (let i = 0; i < count * 33; i++) {
           // Tiles of other sizes add up in another order; logits are of order one.
@@ -184,8 +199,133 @@ describeBackends((device) => {
     }
   });
 
+  test('sequences of different lengths in one cache give the logits of each alone', async () => {
+    using model = smallModel(device, { ternary: false, window: 6 });
+    using cache = model.createCache(3, 24);
+    const { ids } = tokens(device, 3, 12);
+    const all = Array.from(await ids.data());
+    const counts = [7, 2, 12];
+    const sequences = counts.map((count, row) => all.slice(row * 12, row * 12 + count));
+    const got = async (logits: Tensor): Promise<Float32Array> => (await logits.data()) as Float32Array;
+    const check = async (logits: Float32Array): Promise<void> => {
+      for (let row = 0; row < 3; row++) {
+        const alone = await got(noGrad(() => model.nextLogits(tensor([sequences[row]], { dtype: 'int32', device }))));
+        alone.forEach((each, i) => expect(Math.abs(logits[row * 33 + i] - each)).toBeLessThan(1e-5));
+      }
+    };
+    await check(await got(noGrad(() => model.nextLogits(ids, cache, counts))));
+    expect(cache.lengths).toEqual(counts);
+    expect(await cache.lengthsTensor.data()).toEqual(Int32Array.from(counts));
+    for (const added of [
+      [[3], [4], [5]],
+      [
+        [6, 7, 8],
+        [9, 10, 11],
+        [12, 13, 14],
+      ],
+    ]) {
+      added.forEach((each, row) => sequences[row].push(...each));
+      await check(await got(noGrad(() => model.nextLogits(tensor(added, { dtype: 'int32', device }), cache))));
+    }
+    cache.setLengths([3, 1, 4]); // back to common beginnings
+    sequences.forEach((each, row) => each.splice([3, 1, 4][row], 99, 20));
+    await check(
+      await got(noGrad(() => model.nextLogits(tensor([[20], [20], [20]], { dtype: 'int32', device }), cache))),
+    );
+    expect(() => cache.setLengths([1, 2])).toThrow('setLengths: expected 3 lengths, got 2');
+    expect(() => cache.setLengths(25)).toThrow('setLengths: expected an integer from 0 to 24 for lengths, got 25');
+    expect(() => model.forward(ids, model.createCache(3, 11))).toThrow(
+      'expected at most 11 tokens in the cache, got 12',
+    );
+    expect(() => model.forward(ids, model.createCache(2, 12))).toThrow(ShapeError);
+    cache.dispose();
+    expect(() => model.forward(ids, cache)).toThrow(DisposedError);
+  });
+
+  (device === 'reference' ? test.skip : test)('a captured step, replayed, gives the bits of steps called', async () => {
+    using model = smallModel(device);
+    model.freeze();
+    using cache = model.createCache(2, 9);
+    using again = model.createCache(2, 9);
+    const prompt = tensor([[1, 2, 3], [4, 5, 6]], { dtype: 'int32', device }); // prettier-ignore
+    for (const each of [cache, again]) {
+      model.nextLogits(prompt, each, [3, 1]);
+    }
+    const ids = tensor([[7], [8]], { dtype: 'int32', device });
+    using graph = capture(() => noGrad(() => model.nextLogits(ids, cache)), { device });
+    expect(cache.lengths).toEqual([3, 1]);
+    for (let step = 0; step < 4; step++) {
+      const next = [[step + 9], [step + 20]];
+      ids.write(next);
+      await graph.replay();
+      cache.advance();
+      const called = noGrad(() => model.nextLogits(tensor(next, { dtype: 'int32', device }), again));
+      expect(await bitsOf(graph.result)).toEqual(await bitsOf(called));
+    }
+    cache.setLengths([9, 5]); // full: nothing is written beyond it
+    await expect(graph.replay().then(() => graph.result.data())).rejects.toThrow(KernelError);
+    cache.setLengths([5, 5]);
+    await graph.replay();
+  });
+
+  test('a batch of prompts gives the tokens of each alone, with their probabilities', async () => {
+    using model = smallModel(device, { ternary: false });
+    const prompts = [[1, 2, 3], [30], [4, 5, 6, 7, 8, 9, 10]];
+    const options = { maxTokens: 6, temperature: 0.7, topK: 5 };
+    const alone = await Promise.all(
+      prompts.map(async (prompt, i) => {
+        const out: number[] = [];
+        for await (const token of generate(model, prompt, { ...options, seed: 5 + i })) out.push(token);
+        return out;
+      }),
+    );
+    const together = prompts.map((): number[] => []);
+    const ends: (string | null)[] = [];
+    const logs = prompts.map((): number[] => []);
+    for await (const each of generateBatch(model, prompts, { ...options, seed: 5, logProbabilities: true })) {
+      together[each.sequence].push(each.token);
+      ends[each.sequence] = each.finish;
+      logs[each.sequence].push(each.logProbability as number);
+    }
+    expect(together).toEqual(alone);
+    expect(ends).toEqual(['length', 'length', 'length']);
+    const whole = [...prompts[0], ...alone[0]];
+    const logits = (await noGrad(() =>
+      model.forward(tensor([whole], { dtype: 'int32', device })),
+    ).data()) as Float32Array;
+    logs[0].forEach((log, i) => {
+      const row = logits.subarray((i + 2) * 33, (i + 3) * 33);
+      const sum = row.reduce((total, logit) => total + Math.exp(logit), 0);
+      expect(Math.abs(log - (row[alone[0][i]] - Math.log(sum)))).toBeLessThan(1e-4);
+    });
+    const stop = together[2][1];
+    const counts = [0, 0, 0];
+    for await (const each of generateBatch(model, prompts, { ...options, seed: 5, stopTokens: [stop] })) {
+      expect(each.token).toBe(together[each.sequence][counts[each.sequence]++]);
+      if (each.token === stop) expect(each.finish).toBe('stop');
+    }
+    together.forEach((list, i) => expect(counts[i]).toBe(list.includes(stop) ? list.indexOf(stop) + 1 : 6));
+  });
+
+  test('a conversation goes on in its cache', async () => {
+    using model = smallModel(device);
+    const collect = async (prompt: number[], options: object = {}): Promise<number[]> => {
+      const out: number[] = [];
+      for await (const token of generate(model, prompt, { maxTokens: 4, temperature: 0, ...options })) out.push(token);
+      return out;
+    };
+    using cache = model.createCache(1, 40);
+    const first = await collect([1, 2, 3], { cache });
+    expect(cache.lengths).toEqual([6]); // not the last token, which no step has seen
+    const second = await collect([first[3], 7, 8], { cache });
+    expect(second).toEqual(await collect([1, 2, 3, ...first, 7, 8]));
+    await expect(collect([1], { cache: model.createCache(1, 3) })).rejects.toThrow('a full one');
+    await expect(collect([1], { cache: model.createCache(2, 9) })).rejects.toThrow('a cache of 1 sequences, got 2');
+  });
+
   test.each([
     ['dense', { ternary: false, tieEmbeddings: false }],
+    ['biases, head norms, long context', BIASED],
     ['ternary, training', {}],
     ['bfloat16', { dtype: 'bfloat16' }],
   ] as [string, Partial<CausalLMOptions>][])('a saved model is read back to the bit: %s', async (_, options) => {

@@ -125,7 +125,7 @@ describeBackends((device) => {
     using model = new CausalLM(shape, { device });
     model.to({ dtype: 'bfloat16' });
     const ids = make(device, 'int32', [1, 3], [1, 2, 3]);
-    const [cache] = [model.createCache(1, 4)];
+    const cache = model.createCache(1, 4);
     expect([model.forward(ids).dtype, model.forward(ids, cache).dtype]).toEqual(['bfloat16', 'bfloat16']);
     model.loss(ids, ids).backward();
     expect(model.parameters().every((each) => each.grad?.dtype === 'bfloat16')).toBe(true);
