@@ -22,11 +22,11 @@ const { values, positionals } = parseArgs({
 
 /** Where the cases run: `--device cuda`. Default cpu. */
 export const DEVICE = values.device as DeviceName;
-/** Which cases: `--suite gpu` or `--suite cpu`. Default: those of the device. */
+/** Which cases: `--suite gpu`, `--suite cpu`, or `--suite model`, see model.ts. Default: those of the device. */
 export const SUITE = values.suite ?? (values.device.startsWith('cuda') ? 'gpu' : 'cpu');
 /** `--once`: every case runs one time, neither checked nor timed nor written, for a profiler that looks on. */
 export const ONCE = values.once;
-/** `--small`: the cases of the GPU in sizes that any device can do, to try them; their times say nothing. */
+/** `--small`: the cases of the GPU, or the model, in sizes that any device can do, to try them; their times say nothing. */
 export const SMALL = values.small;
 /** `--unchecked`: the cases of the GPU are timed without being checked, for those that just were. */
 export const UNCHECKED = values.unchecked;
@@ -47,7 +47,8 @@ export const THREADS = values.threads === undefined ? null : Number(values.threa
 export const FILTERS: readonly string[] = positionals;
 
 if (!(SECONDS > 0)) throw new Error(`bench: expected a number above 0 for --seconds, got ${values.seconds}`);
-if (SUITE !== 'cpu' && SUITE !== 'gpu') throw new Error(`bench: expected cpu or gpu for --suite, got ${SUITE}`);
+if (!['cpu', 'gpu', 'model'].includes(SUITE))
+  throw new Error(`bench: expected cpu, gpu or model for --suite, got ${SUITE}`);
 
 if (PEER !== undefined && PEER !== 'torch' && PEER !== 'onnxruntime')
   throw new Error(`bench: expected torch or onnxruntime for --peer, got ${PEER}`);

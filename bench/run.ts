@@ -12,6 +12,7 @@ import { device, devices, getThreads, setThreads } from '../lib/device.js';
 import { native } from '../lib/native.js';
 import { benchCases, type BenchCase, type Unit } from './cases.js';
 import { runGpuSuite } from './gpu-run.js';
+import { runModel } from './model.js';
 import { runOnnxruntime } from './onnxruntime.js';
 import { DEVICE, FILTERS, isWanted, ONCE, PEER, SUITE, THREADS } from './options.js';
 import { writeResults } from './results.js';
@@ -66,6 +67,7 @@ async function main(): Promise<void> {
   if (THREADS !== null) setThreads(THREADS);
   if (PEER === 'onnxruntime') return runOnnxruntime();
   if (SUITE === 'gpu') return runGpuSuite();
+  if (SUITE === 'model') return runModel();
   const all = getThreads();
   const place = device(DEVICE);
   const onCpu = place.type === 'cpu';

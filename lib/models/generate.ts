@@ -6,6 +6,7 @@ import { capture, type CapturedGraph } from '../capture.js';
 import { checkBoolean, checkInteger, checkOptions } from '../check.js';
 import { DeviceError, OptionError, ShapeError } from '../errors.js';
 import type { DecodingCache } from '../nn/decoding-cache.js';
+import { cast } from '../ops/cast.js';
 import { Generator } from '../random.js';
 import { outsideScopes, tidy } from '../scope.js';
 import { tensor, type Tensor } from '../tensor.js';
@@ -212,4 +213,6 @@ class DecodingStep {
   }
 }
 
-const inference = (fn: () => Tensor): Tensor => noGrad(() => outsideScopes(() => tidy(fn)));
+/** Logits as they are read: float32, for JavaScript turns 16-bit floats into numbers ten times slower than the device. */
+const inference = (logits: () => Tensor): Tensor =>
+  noGrad(() => outsideScopes(() => tidy(() => cast(logits(), 'float32'))));
