@@ -141,9 +141,10 @@ void free_buffer(const Napi::CallbackInfo& info) {
 
 void write(const Napi::CallbackInfo& info) {
   Napi::Uint8Array source = info[1].As<Napi::Uint8Array>();
-  void* data = block_of(info, source.ByteLength()).data;
+  const size_t offset = info[2].IsNumber() ? static_cast<size_t>(info[2].As<Napi::Number>().Int64Value()) : 0;
+  uint8_t* data = static_cast<uint8_t*>(block_of(info, offset + source.ByteLength()).data);
   device_of(info).allocator.use(buffer_id(info[0]));
-  device_of(info).device->write(data, source.Data(), source.ByteLength());
+  device_of(info).device->write(data + offset, source.Data(), source.ByteLength());
 }
 
 Napi::Object failure_object(Napi::Env env, const Failure& failure) {

@@ -740,8 +740,11 @@ export interface Backend extends BackendOps {
   peakWorkspaceBytes?(): number;
   resetPeakWorkspace?(): void;
   free(buffer: BufferHandle): void;
-  /** Copies host bytes into the buffer, after the ops already queued; `bytes` may be changed as soon as the call returns. */
-  write(buffer: BufferHandle, bytes: Uint8Array): void;
+  /**
+   * Copies host bytes into the buffer, from its byte `offset` on (default 0), after the ops already queued; `bytes` may be changed as soon as the
+   * call returns.
+   */
+  write(buffer: BufferHandle, bytes: Uint8Array, offset?: number): void;
   /**
    * Copies the first destination.byteLength bytes of the buffer into `destination` once the ops queued so far are done, then calls
    * `done`, with the first failure since the device was last waited for, or null.

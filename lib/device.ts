@@ -131,10 +131,10 @@ export class Device {
     return buffer;
   }
 
-  /** @internal Copies host bytes into the buffer, in the order of the stream. Throws CaptureError. */
-  write(op: string, buffer: BufferHandle, bytes: Uint8Array): void {
+  /** @internal Copies host bytes into the buffer, from byte `offset` on, in the order of the stream. Throws CaptureError. */
+  write(op: string, buffer: BufferHandle, bytes: Uint8Array, offset = 0): void {
     refuseInCapture(op, 'upload', this);
-    this.backend.write(buffer, bytes);
+    this.backend.write(buffer, bytes, offset);
   }
 
   /** @internal Runs a graph. Throws CaptureError. Rejects with KernelError. */

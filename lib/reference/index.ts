@@ -76,8 +76,8 @@ export function createReferenceBackend(): Backend {
       // Lets the bytes go even while somebody still holds the handle.
       (buffer as ReferenceBuffer).bytes = NOTHING;
     },
-    write(buffer: BufferHandle, bytes: Uint8Array): void {
-      (buffer as ReferenceBuffer).bytes.set(bytes);
+    write(buffer: BufferHandle, bytes: Uint8Array, offset = 0): void {
+      (buffer as ReferenceBuffer).bytes.set(bytes, offset);
     },
     read(buffer: BufferHandle, destination: Uint8Array, done: (failure: KernelFailure | null) => void): void {
       destination.set((buffer as ReferenceBuffer).bytes.subarray(0, destination.byteLength));
