@@ -115,3 +115,7 @@ export type {
 } from './train/trainer-options.js';
 export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from './train/estimate-memory.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';
+export { openGguf } from './formats/gguf.js';
+export { openSafetensors } from './formats/open-safetensors.js';
+export { openTensors } from './formats/open-tensors.js';
+export type { StoredTensor, TensorFile } from './formats/stored-tensor.js';

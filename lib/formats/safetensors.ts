@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { open, type FileHandle } from 'node:fs/promises';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
-import { bytesPerElement, type DType } from '../dtype.js';
-import { FormatError } from '../errors.js';
-import { elementCount, fromBytes, type Tensor } from '../tensor.js';
+import type { DType } from '../dtype.js';
+import type { Tensor } from '../tensor.js';
 import { writeAtomically } from './atomic-file.js';
+import { asStored, load } from './load.js';
+import { malformed, shorten } from './malformed.js';
+import { openSafetensors } from './open-safetensors.js';
 
-/**
- * The safetensors format (https://github.com/huggingface/safetensors): 8 bytes of header length, little endian; a JSON object that gives dtype, shape
- * and place of each tensor; the tensors, densely.
- */
-
+/** The format's names of the dtypes. */
 const NAMES: Record<DType, string> = {
   float32: 'F32',
   float16: 'F16',
@@ -22,29 +19,20 @@ const NAMES: Record<DType, string> = {
   int32: 'I32',
 };
 const DTYPES = new Map(Object.entries(NAMES).map(([dtype, name]) => [name, dtype as DType]));
-// The limit of the format's own reader.
-const MAX_HEADER_BYTES = 100_000_000;
 
 /** What a safetensors file holds. */
 export interface SafetensorsFile {
   /** By name, in the file's order. */
   tensors: Map<string, Tensor>;
-  /** The header's `__metadata__`: strings by name. */
+  /** The header's `__metadata__`: strings by name. Of a folder with an index, what that says in strings, numbers and booleans. */
   metadata: Record<string, string>;
-}
-
-interface Entry {
-  name: string;
-  dtype: DType;
-  shape: number[];
-  begin: number;
-  end: number;
 }
 
 /**
  * Reads a safetensors file onto a device. Tensors keep the dtype of the file; those other than F32, F16, BF16, I8, U8 and I32, and tensors without
- * elements, are refused.
+ * elements, are refused. To read some of the tensors only, see {@link openSafetensors}.
  *
+ * @param file a file, or a folder as {@link openSafetensors} takes.
  * @param options `device`: default the default device.
  * @throws FormatError with file and offset if the file is not well formed; the error of the file system if it cannot be read; OutOfMemoryError.
  */
@@ -52,101 +40,29 @@ export async function readSafetensors(
   file: string,
   options: { device?: DeviceName | Device } = {},
 ): Promise<SafetensorsFile> {
+  const op = 'readSafetensors';
   const target = deviceNamed(options.device ?? 'auto');
-  const handle = await open(file, 'r');
+  const source = await openSafetensors(file);
   const tensors = new Map<string, Tensor>();
   try {
-    const { size } = await handle.stat();
-    const { entries, metadata, dataStart } = await readHeader(file, handle, size);
-    for (const { name, dtype, shape, begin, end } of entries) {
-      const bytes = await readExactly(file, handle, dataStart + begin, end - begin);
-      tensors.set(name, fromBytes('readSafetensors', bytes, shape, dtype, target, false));
+    const dtypes = [...source.tensors.values()].map((stored) => {
+      const dtype = DTYPES.get(stored.type);
+      if (dtype) return dtype;
+      const expected = `one of ${[...DTYPES.keys()].join(', ')} as dtype of ${shorten(stored.name)}`;
+      throw malformed(stored.file, stored.offset, expected, stored.type);
+    });
+    for (const [i, [name, stored]] of [...source.tensors].entries()) {
+      tensors.set(name, await load(op, stored, dtypes[i], target, asStored(dtypes[i])));
     }
-    return { tensors, metadata };
+    // An index may say anything; a header says strings.
+    const said = Object.entries(source.metadata).filter(([, value]) => typeof value !== 'object');
+    return { tensors, metadata: Object.fromEntries(said.map(([key, value]) => [key, String(value)])) };
   } catch (error) {
     for (const tensor of tensors.values()) tensor.dispose();
     throw error;
   } finally {
-    await handle.close();
+    await source.close();
   }
-}
-
-async function readExactly(file: string, handle: FileHandle, offset: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
-  let done = 0;
-  while (done < length) {
-    const { bytesRead } = await handle.read(bytes, done, length - done, offset + done);
-    if (bytesRead === 0)
-      throw new FormatError(`${file}: expected ${length} bytes at ${offset}, got ${done}`, file, offset + done);
-    done += bytesRead;
-  }
-  return bytes;
-}
-
-async function readHeader(
-  file: string,
-  handle: FileHandle,
-  size: number,
-): Promise<{ entries: Entry[]; metadata: Record<string, string>; dataStart: number }> {
-  const fail = (expected: string, got: string, offset: number): never => {
-    throw new FormatError(`${file}: expected ${expected} at byte ${offset}, got ${got}`, file, offset);
-  };
-  if (size < 8) fail('an 8-byte header length', `a file of ${size} bytes`, 0);
-  const prefix = await readExactly(file, handle, 0, 8);
-  const headerLength = Number(new DataView(prefix.buffer).getBigUint64(0, true));
-  if (headerLength > MAX_HEADER_BYTES || 8 + headerLength > size) {
-    fail(`a header length of at most ${Math.min(MAX_HEADER_BYTES, size - 8)}`, String(headerLength), 0);
-  }
-  const text = new TextDecoder().decode(await readExactly(file, handle, 8, headerLength));
-  let header: unknown;
-  try {
-    header = JSON.parse(text);
-  } catch (error) {
-    fail('a JSON header', (error as Error).message, 8);
-  }
-  if (typeof header !== 'object' || header === null || Array.isArray(header)) fail('a JSON object', typeof header, 8);
-
-  const dataStart = 8 + headerLength;
-  const dataBytes = size - dataStart;
-  const metadata: Record<string, string> = {};
-  const entries: Entry[] = [];
-  for (const [name, value] of Object.entries(header as Record<string, unknown>)) {
-    if (name === '__metadata__') {
-      if (typeof value !== 'object' || value === null) fail('an object for __metadata__', typeof value, 8);
-      for (const [key, each] of Object.entries(value as object)) metadata[key] = String(each);
-      continue;
-    }
-    const { dtype: dtypeName, shape, data_offsets: offsets } = (value ?? {}) as Record<string, unknown>;
-    const dtype = DTYPES.get(String(dtypeName));
-    if (!dtype) {
-      throw new FormatError(
-        `${file}: expected one of ${[...DTYPES.keys()].join(', ')} as dtype of ${name}, got ${String(dtypeName)}`,
-        file,
-        8,
-      );
-    }
-    const isSize = (each: unknown): each is number => Number.isSafeInteger(each) && (each as number) >= 0;
-    if (!Array.isArray(shape) || shape.length > 8 || !shape.every((each) => isSize(each) && each > 0)) {
-      return fail(`at most 8 positive sizes as shape of ${name}`, JSON.stringify(shape), 8);
-    }
-    if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
-      return fail(`two offsets for ${name}`, JSON.stringify(offsets), 8);
-    }
-    const [begin, end] = offsets as [number, number];
-    const bytes = elementCount(shape as number[]) * bytesPerElement(dtype);
-    if (end - begin !== bytes) fail(`${bytes} bytes for ${name}`, `offsets ${begin} to ${end}`, 8);
-    if (end > dataBytes)
-      fail(`${name} to end within ${dataBytes} bytes of data`, `an end at ${end}`, dataStart + begin);
-    entries.push({ name, dtype, shape: shape as number[], begin, end });
-  }
-  let expected = 0;
-  for (const entry of [...entries].sort((a, b) => a.begin - b.begin)) {
-    if (entry.begin !== expected)
-      fail(`${entry.name} to begin at ${expected}`, String(entry.begin), dataStart + expected);
-    expected = entry.end;
-  }
-  if (expected !== dataBytes) fail(`${expected} bytes of data`, String(dataBytes), dataStart + expected);
-  return { entries, metadata, dataStart };
 }
 
 /**

@@ -16,7 +16,8 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 /** A file of this header and this many bytes of data. */
 function fileOf(header: unknown, dataBytes: number, headerLength?: bigint): string {
-  const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
+  const json =
+    header instanceof Buffer ? header : Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(headerLength ?? BigInt(json.length));
   const file = path.join(folder, 'bad.safetensors');
@@ -86,13 +87,19 @@ describe('a file that is not well formed is refused with its place', () => {
       'expected an 8-byte header length at byte 0, got a file of 3 bytes',
     ],
     ['absurd header length', () => fileOf('{}', 0, 2n ** 60n), 'expected a header length of at most 2 at byte 0'],
-    ['not JSON', () => fileOf('{"a":', 0), 'expected a JSON header at byte 8'],
+    ['not JSON', () => fileOf('{"a":', 0), 'expected a JSON header in UTF-8 at byte 8'],
     ['not an object', () => fileOf([1], 0), 'expected a JSON object at byte 8'],
-    ['an unknown dtype', () => fileOf({ a: entry([1], 0, 8, 'F64') }, 8), 'as dtype of a, got F64'],
+    ['an unknown dtype', () => fileOf({ a: entry([1], 0, 8, 'F65') }, 8), 'as dtype of a at byte 8, got "F65"'],
+    ['a dtype no tensor has', () => fileOf({ a: entry([1], 0, 8, 'F64') }, 8), 'as dtype of a at byte 62, got F64'],
+    [
+      'a tensor without elements',
+      () => fileOf({ a: entry([0, 2], 0, 0) }, 0),
+      'expected elements in a, got shape [0, 2]',
+    ],
     [
       'a shape of nonsense',
       () => fileOf({ a: entry([-1], 0, 4) }, 4),
-      'expected at most 8 positive sizes as shape of a',
+      'expected at most 8 sizes as shape of a at byte 8, got [-1]',
     ],
     [
       'an absurd shape',
@@ -112,7 +119,27 @@ describe('a file that is not well formed is refused with its place', () => {
     ],
     ['a hole', () => fileOf({ a: entry([1], 4, 8) }, 8), 'expected a to begin at 0'],
     ['bytes left over', () => fileOf({ a: entry([1], 0, 4) }, 12), 'expected 4 bytes of data at byte'],
-    ['null for a tensor', () => fileOf({ a: null }, 0), 'as dtype of a, got undefined'],
+    ['null for a tensor', () => fileOf({ a: null }, 0), 'as dtype of a at byte 8, got undefined'],
+    [
+      'metadata of other than strings',
+      () => fileOf({ __metadata__: { a: 1 } }, 0),
+      'a string for a of __metadata__ at byte 8, got 1',
+    ],
+    [
+      'a dtype that cannot be shown',
+      () => fileOf({ a: { dtype: { toString: 1 } } }, 0),
+      'as dtype of a at byte 8, got an object',
+    ],
+    [
+      'a shape nested beyond the stack',
+      () => fileOf(`{"a":{"dtype":"F32","shape":${'['.repeat(1e5)}${']'.repeat(1e5)}}}`, 0),
+      'as shape of a at byte 8, got an array of 1',
+    ],
+    [
+      'bytes that are not UTF-8',
+      () => fileOf(Buffer.from('{"\xff":1}', 'latin1'), 0),
+      'expected a JSON header in UTF-8 at byte 8',
+    ],
   ];
   test.each(cases)('%s', async (_, makeFile, message) => {
     const file = makeFile();

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import type { Device } from '../device.js';
+import { bytesPerElement, type DType } from '../dtype.js';
+import { FormatError } from '../errors.js';
+import { elementCount, workspace, type Tensor } from '../tensor.js';
+import { shorten } from './malformed.js';
+import type { StoredTensor } from './stored-tensor.js';
+
+// What is in host memory of a tensor on its way to the device: large enough for the disk, small beside any model.
+const PIECE_BYTES = 2 ** 24;
+
+/** How the bytes of a file become elements. */
+export interface Conversion {
+  /** What `convert` takes a multiple of. */
+  blockBytes: number;
+  /** Elements of the wanted dtype, of these bytes of the file. Absent if those are the elements. */
+  convert?: (bytes: Uint8Array, begin: number) => Uint8Array;
+  /** The bytes of the tensor that hold elements. Default all. */
+  byteLength?: number;
+}
+
+/**
+ * Reads a stored tensor onto a device, piece by piece, so that the host never holds more of it than that.
+ *
+ * @returns a tensor of the stored shape, outside every scope.
+ * @throws FormatError if it has no elements; what reading it throws; OutOfMemoryError; KernelError.
+ */
+export async function load(
+  op: string,
+  stored: StoredTensor,
+  dtype: DType,
+  device: Device,
+  { blockBytes, convert, byteLength = stored.byteLength }: Conversion,
+): Promise<Tensor> {
+  const { file, name, offset, shape } = stored;
+  if (elementCount(shape) === 0) {
+    throw new FormatError(
+      `${file}: expected elements in ${shorten(name)}, got shape [${shape.join(', ')}]`,
+      file,
+      offset,
+    );
+  }
+  const out = workspace(op, shape, dtype, device);
+  try {
+    const pieceBytes = Math.floor(PIECE_BYTES / blockBytes) * blockBytes;
+    let written = 0;
+    for (let begin = 0; begin < byteLength; begin += pieceBytes) {
+      const bytes = await stored.read(begin, Math.min(pieceBytes, byteLength - begin));
+      const elements = convert ? convert(bytes, begin) : bytes;
+      device.write(op, out.arg.buffer, elements, written);
+      written += elements.length;
+      // The device copies what it is given: without this, all pieces could lie in its queue.
+      await device.synchronize();
+    }
+    return out;
+  } catch (error) {
+    out.dispose();
+    throw error;
+  }
+}
+
+/** The conversion of elements that stay what they are. */
+export function asStored(dtype: DType): Conversion {
+  return { blockBytes: bytesPerElement(dtype) };
+}
