@@ -3,7 +3,7 @@
 
 import { noGrad } from '../autograd/tape.js';
 import { capture, type CapturedGraph } from '../capture.js';
-import { checkBoolean, checkInteger, checkOptions } from '../check.js';
+import { checkBoolean, checkInteger, checkOptions, checkPositive } from '../check.js';
 import { DeviceError, OptionError, ShapeError } from '../errors.js';
 import type { DecodingCache } from '../nn/decoding-cache.js';
 import { cast } from '../ops/cast.js';
@@ -11,7 +11,7 @@ import { Generator } from '../random.js';
 import { outsideScopes, tidy } from '../scope.js';
 import { tensor, type Tensor } from '../tensor.js';
 import type { CausalLM } from './causal-lm.js';
-import { checkSamplingOptions, logProbability, sample, SAMPLING_OPTIONS, type SamplingOptions } from './sampling.js';
+import { checkSamplingOptions, logProbabilities, sample, SAMPLING_OPTIONS, type SamplingOptions } from './sampling.js';
 
 /** Options of {@link generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -21,6 +21,11 @@ export interface GenerateOptions extends SamplingOptions {
   seed?: number;
   /** Stop after one of these tokens. Default none. */
   stopTokens?: readonly number[];
+  /**
+   * Above 1, tokens of the prompt and those made so far become less likely: before everything else their logits are divided by it, or multiplied where they
+   * are negative (Keskar et al., "CTRL", 2019). Default 1: off.
+   */
+  repetitionPenalty?: number;
   /** Stops the loop when aborted. */
   signal?: AbortSignal;
   /**
@@ -85,7 +90,9 @@ export async function* generateBatch(
   yield* run(op, model, prompts, options);
 }
 
-const GENERATE_OPTIONS = ['maxTokens', ...SAMPLING_OPTIONS, 'seed', 'stopTokens', 'signal', 'cache'];
+const GENERATE_OPTIONS = [
+  ...['maxTokens', ...SAMPLING_OPTIONS, 'seed', 'stopTokens', 'repetitionPenalty', 'signal', 'cache'],
+];
 
 async function* run(
   op: string,
@@ -96,6 +103,7 @@ async function* run(
   const { vocabulary } = model.config;
   const maxTokens = checkInteger(op, 'maxTokens', options.maxTokens ?? 256, 1, 2 ** 24);
   const sampling = checkSamplingOptions(op, options, vocabulary);
+  const penalty = checkPositive(op, 'repetitionPenalty', options.repetitionPenalty ?? 1);
   const withLog = checkBoolean(op, 'logProbabilities', options.logProbabilities ?? false);
   for (const prompt of prompts) {
     if (!Array.isArray(prompt) || prompt.length === 0)
@@ -109,6 +117,7 @@ async function* run(
     throw new DeviceError(`${op}: expected a cache on ${model.device.id}, got one on ${cache.device.id}`);
   const generators = prompts.map((_, sequence) => new Generator((options.seed ?? 0) + sequence));
   const stops = new Set(options.stopTokens);
+  const seen = prompts.map((prompt) => new Set(prompt));
   const going = prompts.map(() => true);
   let step: DecodingStep | null = null;
   try {
@@ -118,11 +127,14 @@ async function* run(
       for (let sequence = 0; sequence < batch; sequence++) {
         if (!going[sequence]) continue;
         const own = logits.subarray(sequence * vocabulary, (sequence + 1) * vocabulary);
+        const logOf = withLog ? logProbabilities(own) : null;
+        if (penalty !== 1) penalize(own, seen[sequence], penalty);
         const token = sample(own, sampling, generators[sequence]);
+        seen[sequence].add(token);
         const finish = stops.has(token) ? 'stop' : made === maxTokens ? 'length' : null;
         going[sequence] = finish === null;
         next[sequence] = token;
-        yield { sequence, token, finish, ...(withLog && { logProbability: logProbability(own, token) }) };
+        yield { sequence, token, finish, ...(logOf && { logProbability: logOf(token) }) };
       }
       if (!going.includes(true) || options.signal?.aborted) return;
       step ??= new DecodingStep(model, cache);
@@ -132,6 +144,10 @@ async function* run(
     step?.dispose();
     if (!options.cache) cache.dispose();
   }
+}
+
+function penalize(logits: Float32Array, tokens: Iterable<number>, penalty: number): void {
+  for (const token of tokens) logits[token] = logits[token] > 0 ? logits[token] / penalty : logits[token] * penalty;
 }
 
 /** Runs the prompts in pieces; gives the logits [B, V] after the last token of each, or null if aborted. */

@@ -103,12 +103,13 @@ function indexOfLargest(op: string, logits: Float32Array): number {
   return best;
 }
 
-/** @internal The natural log of the probability of a token under the softmax of logits, before temperature and filters. */
-export function logProbability(logits: Float32Array, token: number): number {
-  const largest = logits[indexOfLargest('logProbability', logits)];
+/** @internal The natural log of each token's probability under the softmax of logits as they are now. */
+export function logProbabilities(logits: Float32Array): (token: number) => number {
+  const largest = logits[indexOfLargest('logProbabilities', logits)];
   let sum = 0;
   for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i] - largest);
-  return logits[token] - largest - Math.log(sum);
+  const before = logits.slice();
+  return (token) => before[token] - largest - Math.log(sum);
 }
 
 /** @internal What the filters leave, for temperatures above 0; until the next call. */

@@ -307,6 +307,21 @@ describeBackends((device) => {
     together.forEach((list, i) => expect(counts[i]).toBe(list.includes(stop) ? list.indexOf(stop) + 1 : 6));
   });
 
+  test('a repetition penalty keeps tokens from coming again', async () => {
+    using model = smallModel(device, { ternary: false });
+    const collect = async (options: object): Promise<number[]> => {
+      const out: number[] = [];
+      for await (const token of generate(model, [1, 2, 3], { maxTokens: 20, temperature: 0, ...options }))
+        out.push(token);
+      return out;
+    };
+    expect(new Set(await collect({})).size).toBeLessThan(20);
+    expect(await collect({ repetitionPenalty: 1 })).toEqual(await collect({}));
+    const penalized = await collect({ repetitionPenalty: 1e6 });
+    expect(new Set([1, 2, 3, ...penalized]).size).toBe(23);
+    await expect(collect({ repetitionPenalty: 0 })).rejects.toThrow('above 0 for repetitionPenalty, got 0');
+  });
+
   test('a conversation goes on in its cache', async () => {
     using model = smallModel(device);
     const collect = async (prompt: number[], options: object = {}): Promise<number[]> => {
