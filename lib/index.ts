@@ -115,7 +115,10 @@ export type {
 } from './train/trainer-options.js';
 export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from './train/estimate-memory.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';
+export { encodeTernary, type TernaryLayout } from './formats/encode-ternary.js';
 export { openGguf } from './formats/gguf.js';
 export { openSafetensors } from './formats/open-safetensors.js';
 export { openTensors } from './formats/open-tensors.js';
+export { readFloats } from './formats/read-floats.js';
+export { readTernary, type ReadTernaryOptions, type StoredTernary } from './formats/read-ternary.js';
 export type { StoredTensor, TensorFile } from './formats/stored-tensor.js';

@@ -8,7 +8,8 @@ import { elementCount, workspace, type Tensor } from '../tensor.js';
 import { shorten } from './malformed.js';
 import type { StoredTensor } from './stored-tensor.js';
 
-// What is in host memory of a tensor on its way to the device: large enough for the disk, small beside any model.
+// What is in host memory of a tensor on its way to the device, as the file has it and as the device wants it: large enough for the disk, small beside
+// any model.
 const PIECE_BYTES = 2 ** 24;
 
 /** How the bytes of a file become elements. */
@@ -44,7 +45,9 @@ export async function load(
   }
   const out = workspace(op, shape, dtype, device);
   try {
-    const pieceBytes = Math.floor(PIECE_BYTES / blockBytes) * blockBytes;
+    // Blocks may take less in the file than their elements take here.
+    const blockSpace = Math.max(blockBytes, Math.ceil((out.bytes / byteLength) * blockBytes));
+    const pieceBytes = Math.floor(PIECE_BYTES / blockSpace) * blockBytes;
     let written = 0;
     for (let begin = 0; begin < byteLength; begin += pieceBytes) {
       const bytes = await stored.read(begin, Math.min(pieceBytes, byteLength - begin));
