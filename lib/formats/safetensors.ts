@@ -80,11 +80,42 @@ export async function writeSafetensors(
 ): Promise<void> {
   const list =
     tensors instanceof Map ? [...(tensors as Map<string, Tensor>)] : Object.entries(tensors as Record<string, Tensor>);
+  await writePayloads(file, new Map(list.map(([name, each]) => [name, payloadOf(each)])), metadata);
+}
+
+/** A tensor of a file that is written: its bytes are made when it is its turn, so that the host never holds all of them. */
+export interface TensorPayload {
+  /** As the format names it. */
+  readonly type: string;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  bytes(): Promise<Uint8Array>;
+}
+
+/** @internal What a safetensors file holds of a tensor. */
+export function payloadOf(tensor: Tensor): TensorPayload {
+  return {
+    type: NAMES[tensor.dtype],
+    shape: tensor.shape,
+    byteLength: tensor.bytes,
+    async bytes() {
+      const bits = await tensor.raw();
+      return new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
+    },
+  };
+}
+
+/** @internal {@link writeSafetensors} of anything. */
+export async function writePayloads(
+  file: string,
+  payloads: ReadonlyMap<string, TensorPayload>,
+  metadata: Record<string, string>,
+): Promise<void> {
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   let offset = 0;
-  for (const [name, tensor] of list) {
-    header[name] = { dtype: NAMES[tensor.dtype], shape: tensor.shape, data_offsets: [offset, offset + tensor.bytes] };
-    offset += tensor.bytes;
+  for (const [name, { type, shape, byteLength }] of payloads) {
+    header[name] = { dtype: type, shape, data_offsets: [offset, offset + byteLength] };
+    offset += byteLength;
   }
   const json = new TextEncoder().encode(JSON.stringify(header));
   const headerBytes = new Uint8Array(Math.ceil(json.length / 8) * 8).fill(0x20);
@@ -95,9 +126,6 @@ export async function writeSafetensors(
   await writeAtomically(file, async (handle) => {
     await handle.writeFile(prefix);
     await handle.writeFile(headerBytes);
-    for (const [, tensor] of list) {
-      const bits = await tensor.raw();
-      await handle.writeFile(new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
-    }
+    for (const payload of payloads.values()) await handle.writeFile(await payload.bytes());
   });
 }

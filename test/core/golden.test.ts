@@ -30,11 +30,14 @@ const others = [
   ...['cross_entropy', 'cross_entropy_smooth', 'cross_entropy_softcap', 'cross_entropy_z', 'linear_cross_entropy'],
 ];
 
+const models = readdirSync(path.join(folder, 'fixtures', 'models'));
+
 test('every golden vector is there', () => {
   expect([...fixtures].sort()).toEqual([...attention, ...others].sort());
+  expect(models.sort()).toEqual(['bitnet_autobitlinear_offline', 'bitnet_bitlinear', 'bitnet_master', 'llama']);
 });
 
 test('and used', () => {
   expect(isUsed(['attention', 'of', 'nobody'].join('_'))).toBe(false);
-  expect(fixtures.filter((name) => !isUsed(name))).toEqual([]);
+  expect([...fixtures, ...models].filter((name) => !isUsed(name))).toEqual([]);
 });

@@ -69,8 +69,8 @@ export function thresholdedOf(
   return { trits, scale: count === 0 ? 1 : Math.fround(kept / count) };
 }
 
-/** Codes [rows, cols] and scale of each row of activations: absmax to 127. */
-export function int8Of(x: Values, cols: number): { codes: Values; scales: Values } {
+/** Codes [rows, cols] and scale of each row of activations: absmax to 127. `round`: to an integer. */
+export function int8Of(x: Values, cols: number, round = roundHalfEven): { codes: Values; scales: Values } {
   const rows = x.length / cols;
   const codes = new Float64Array(x.length);
   const scales = new Float64Array(rows);
@@ -79,7 +79,7 @@ export function int8Of(x: Values, cols: number): { codes: Values; scales: Values
     const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), Math.fround(1e-5));
     scales[row] = Math.fround(127 / largest);
     codes.set(
-      values.map((value) => clip(roundHalfEven(Math.fround(value * scales[row])), -128, 127) + 0),
+      values.map((value) => clip(round(Math.fround(value * scales[row])), -128, 127) + 0),
       row * cols,
     );
   }
