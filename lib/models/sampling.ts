@@ -123,8 +123,13 @@ export function candidates(
   const left = workspace;
   const { ids, weights } = left;
   left.count = logits.length;
-  for (let i = 0; i < left.count; i++) ids[i] = i;
-  if (topK > 0 && topK < left.count) keepLargest(left, logits, topK, false);
+  if (topK > 0 && topK <= MOST_IN_HEAP && topK < left.count) {
+    left.count = topK;
+    ids.set(idsOfLargest(logits, topK));
+  } else {
+    for (let i = 0; i < left.count; i++) ids[i] = i;
+    if (topK > 0 && topK < left.count) keepLargest(left, logits, topK, false);
+  }
   let total = 0;
   for (let i = 0; i < left.count; i++) {
     weights[i] = Math.exp((logits[ids[i]] - largest) / temperature);
@@ -137,6 +142,37 @@ export function candidates(
   }
   if (minP > 0) keepHeavy(left, minP); // the largest weight is 1
   return left;
+}
+
+/** Up to so many of the largest logits are found with a heap, which takes one comparison for nearly every logit. */
+const MOST_IN_HEAP = 1024;
+
+/** The ids of the `count` largest logits, ascending; of equal logits the first. */
+function idsOfLargest(logits: Float32Array, count: number): Int32Array {
+  // The root is the one that goes next: the smallest logit, of equal ones the last.
+  const heap = new Int32Array(count);
+  const goesBefore = (a: number, b: number): boolean => logits[a] < logits[b] || (logits[a] === logits[b] && a > b);
+  const sink = (id: number, from: number): void => {
+    let at = from;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= count) break;
+      if (child + 1 < count && goesBefore(heap[child + 1], heap[child])) child++;
+      if (!goesBefore(heap[child], id)) break;
+      heap[at] = heap[child];
+      at = child;
+    }
+    heap[at] = id;
+  };
+  for (let id = 0; id < count; id++) heap[id] = id;
+  for (let at = (count >> 1) - 1; at >= 0; at--) sink(heap[at], at);
+  let least = logits[heap[0]];
+  for (let id = count; id < logits.length; id++) {
+    if (logits[id] <= least) continue; // also equal ones: they come later
+    sink(id, 0);
+    least = logits[heap[0]];
+  }
+  return heap.sort();
 }
 
 /** Keeps the candidates of at least this weight. */
