@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { LEAST_BYTES, VALUE_TYPES, type ValueType } from './gguf-types.js';
+import { LEAST_BYTES, MAX_KEY_BYTES, VALUE_TYPES, type ValueType } from './gguf-types.js';
 import { malformed } from './malformed.js';
 import type { OpenFile } from './open-file.js';
 
 /** What a header may take: a vocabulary of a million words fits. The same as of a safetensors file. */
 const MAX_HEADER_BYTES = 100_000_000;
 const FIRST_WINDOW_BYTES = 2 ** 16;
-const MAX_NAME_BYTES = 65535;
 const MAX_NESTING = 4;
 
 /** Thrown where the window ends within an item, to read the item again with a window that reaches further. */
@@ -78,7 +77,7 @@ export class GgufCursor {
 
   /** A key, or the name of a tensor. */
   name(what: string): string {
-    return this.string(what, MAX_NAME_BYTES);
+    return this.string(what, MAX_KEY_BYTES);
   }
 
   /** The type of a value, and the value. */

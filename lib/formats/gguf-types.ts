@@ -161,3 +161,9 @@ export const MAGIC = 0x46554747;
 /** Where tensors begin, in bytes, unless `general.alignment` says otherwise. */
 export const DEFAULT_ALIGNMENT = 32;
 export const MAX_DIMS = 4;
+export const MAX_KEY_BYTES = 65535;
+
+/** Whether tensors can begin in steps of that many bytes: the format asks for a multiple of 8, ggml for a power of two. */
+export function isAlignment(value: unknown): value is number {
+  return typeof value === 'number' && value >= 8 && value <= 2 ** 31 && Number.isInteger(Math.log2(value));
+}

@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { GgufCursor } from './gguf-cursor.js';
-import { bytesOf, DEFAULT_ALIGNMENT, findType, MAGIC, MAX_DIMS, type GgufOrigin } from './gguf-types.js';
+import { bytesOf, DEFAULT_ALIGNMENT, findType, isAlignment, MAGIC, MAX_DIMS, type GgufOrigin } from './gguf-types.js';
 import { malformed, shorten, show } from './malformed.js';
 import { OpenFile } from './open-file.js';
 import { FileTensor, type TensorFile } from './stored-tensor.js';
@@ -148,7 +148,6 @@ function checkPlaces(file: OpenFile, tensors: readonly Description[], dataStart:
 
 function alignmentOf(file: OpenFile, value: unknown): number {
   if (value === undefined) return DEFAULT_ALIGNMENT;
-  const fits = typeof value === 'number' && value >= 8 && value <= 2 ** 31 && Number.isInteger(Math.log2(value));
-  if (!fits) throw malformed(file.path, 0, 'a power of two from 8 on for general.alignment', show(value));
+  if (!isAlignment(value)) throw malformed(file.path, 0, 'a power of two from 8 on for general.alignment', show(value));
   return value;
 }
