@@ -85,6 +85,7 @@ export {
   type GeneratedToken,
   type GenerateOptions,
 } from './models/generate.js';
+export { exportModel, type ExportModelOptions } from './models/export-model.js';
 export { loadModel, type LoadModelOptions } from './models/load-model.js';
 export { sample, type SamplingOptions } from './models/sampling.js';
 export { AdamW, type AdamWOptions, type AdamWState, type ParameterGroup } from './train/adamw.js';
