@@ -11,8 +11,8 @@ export default tseslint.config(
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
   {
-    files: ['lib/native.ts'],
-    // The loader is CommonJS and ships no types.
+    // What is loaded when it is first needed, or not at all: the loader of the addon, and optional packages.
+    files: ['lib/native.ts', 'lib/text/optional-packages.ts'],
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
   {

@@ -108,3 +108,5 @@ export type {
 } from './train/trainer-options.js';
 export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from './train/estimate-memory.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';
+export { Tokenizer, type DecodeOptions, type EncodeOptions } from './text/tokenizer.js';
+export type { ChatMessage, ChatTemplateOptions } from './text/chat-template.js';
