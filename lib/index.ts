@@ -110,3 +110,4 @@ export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from 
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';
 export { Tokenizer, type DecodeOptions, type EncodeOptions } from './text/tokenizer.js';
 export type { ChatMessage, ChatTemplateOptions } from './text/chat-template.js';
+export { TextStream, type TextStreamOptions } from './text/text-stream.js';
