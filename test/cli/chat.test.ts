@@ -51,12 +51,12 @@ describe('lines from elsewhere', () => {
   });
 
   test.each([
-    ['/nonsense', 'expected /help, /reset, /system TEXT, /save FILE or /quit, got /nonsense'],
-    ['/save', 'expected /help, /reset, /system TEXT, /save FILE or /quit, got /save'],
-    ['/save /no/such/folder/x', "ENOENT: no such file or directory, open '/no/such/folder/x'"],
+    ['/nonsense', /^ternflash chat: expected \/help, \/reset, .* or \/quit, got \/nonsense\n$/],
+    ['/save', /^ternflash chat: expected \/help, .*, got \/save\n$/],
+    ['/save /no/such/folder/x', /^ternflash chat: ENOENT: no such file or directory, open '.*x'\n$/],
   ])('end with an error after %j', async (line, message) => {
     const result = await call(['chat', 'm'], { load: loaderOf(fakeModel(tokenizer, count)), input: `${line}\none\n` });
-    expect(result).toEqual({ code: 1, out: '', errors: `ternflash chat: ${message}\n` });
+    expect(result).toEqual({ code: 1, out: '', errors: expect.stringMatching(message) as string });
   });
 
   test('end by Ctrl-C', async () => {
