@@ -11,8 +11,8 @@ export default tseslint.config(
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
   {
-    files: ['lib/native.ts'],
-    // The loader is CommonJS and ships no types.
+    // What is loaded when it is first needed, or not at all: the loader of the addon, optional packages, and commands.
+    files: ['lib/native.ts', 'lib/text/optional-packages.ts', 'lib/cli/commands.ts'],
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
   {

@@ -5,15 +5,10 @@
 const { existsSync } = require('node:fs');
 const path = require('node:path');
 
-const compiled = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
+const compiled = path.join(__dirname, '..', 'dist', 'cli', 'process.js');
 if (existsSync(compiled)) {
-  // The exit code is set and the process ends by itself, so that all of a long output gets through a pipe.
-  require(compiled)
-    .main(process.argv.slice(2), process.stdout, process.stderr)
-    .then((code) => {
-      process.exitCode = code;
-    });
+  require(compiled).runProcess(process.argv.slice(2));
 } else {
-  console.error('ternflash: expected dist/cli/main.js (in a clone: npm run build:ts), got none');
+  console.error('ternflash: expected dist/cli/process.js (in a clone: npm run build:ts), got none');
   process.exitCode = 1;
 }

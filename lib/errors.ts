@@ -108,6 +108,18 @@ export class FormatError extends TernflashError {
   }
 }
 
+/** An optional package that the call needs is not installed. `code` is `ERR_DEPENDENCY`. */
+export class DependencyError extends TernflashError {
+  /** An error that says what was expected, and what came. */
+  constructor(
+    message: string,
+    /** The package that is missing. */
+    readonly dependency: string,
+  ) {
+    super('ERR_DEPENDENCY', message);
+  }
+}
+
 /** A tensor was used after `dispose()`, or after the `tidy()` that made it ended. `code` is `ERR_DISPOSED`. */
 export class DisposedError extends TernflashError {
   /** An error that says what was expected, and what came. */

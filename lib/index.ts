@@ -126,3 +126,6 @@ export { openTensors } from './formats/open-tensors.js';
 export { readFloats } from './formats/read-floats.js';
 export { readTernary, type ReadTernaryOptions, type StoredTernary } from './formats/read-ternary.js';
 export type { StoredTensor, TensorFile } from './formats/stored-tensor.js';
+export { Tokenizer, type DecodeOptions, type EncodeOptions } from './text/tokenizer.js';
+export type { ChatMessage, ChatTemplateOptions } from './text/chat-template.js';
+export { TextStream, type TextStreamOptions } from './text/text-stream.js';

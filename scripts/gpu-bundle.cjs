@@ -22,7 +22,15 @@ const NODE_XZ = '--x86 --lzma2=preset=9e,dict=128MiB';
 const ADDON = 'cuda/build/Release/ternflash.node';
 const BENCH_LIBRARY = 'cuda/build/Release/libternflash_bench.so';
 // The tests run Jest on compiled files, so neither TypeScript nor a transform is needed.
-const PACKAGES = ['jest', 'jest-environment-node', 'node-gyp-build', 'asciichart', 'cli-progress'];
+const PACKAGES = [
+  'jest',
+  'jest-environment-node',
+  'node-gyp-build',
+  'asciichart',
+  'cli-progress',
+  '@huggingface/jinja',
+  '@huggingface/tokenizers',
+];
 // CMakeLists.txt is how the library knows its root.
 const FILES = [
   'package.json',

@@ -48,6 +48,9 @@ export type CausalLMOptions = Partial<CausalLMConfig> &
  */
 const MOST_LOGITS = 2 ** 24;
 
+/** @internal How a file of {@link CausalLM.save} calls itself. */
+export const CAUSAL_LM_FORMAT = 'ternflash-causal-lm';
+
 const CONFIG_KEYS: readonly (keyof CausalLMConfig)[] = [
   'vocabulary',
   'layers',
@@ -281,7 +284,7 @@ export class CausalLM extends Module {
       throw new OptionError('CausalLM.save: expected a model without LoRA adapters, got one with some');
     const frozen = this.parameters().length === 0;
     const config = JSON.stringify({ ...this.config, frozen });
-    await writeSafetensors(file, this.state(), { format: 'ternflash-causal-lm', config });
+    await writeSafetensors(file, this.state(), { format: CAUSAL_LM_FORMAT, config });
   }
 
   /**
@@ -292,7 +295,7 @@ export class CausalLM extends Module {
   static async load(file: string, placement: { device?: DeviceName | Device } = {}): Promise<CausalLM> {
     const { tensors, metadata } = await readSafetensors(file, placement);
     try {
-      if (metadata.format !== 'ternflash-causal-lm') {
+      if (metadata.format !== CAUSAL_LM_FORMAT) {
         throw new FormatError(`load: expected a model saved by CausalLM.save, got format ${metadata.format}`, file, 8);
       }
       const { frozen, ...config } = JSON.parse(metadata.config) as CausalLMOptions & { frozen: boolean };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { noGrad } from '../autograd/tape.js';
@@ -20,7 +21,7 @@ import { reshape } from '../ops/reshape.js';
 import type { TernaryTensor } from '../ops/ternary-tensor.js';
 import { keep, outsideScopes, tidy } from '../scope.js';
 import { tensor, type Tensor } from '../tensor.js';
-import { CausalLM, type CausalLMOptions } from './causal-lm.js';
+import { CAUSAL_LM_FORMAT, CausalLM, type CausalLMOptions } from './causal-lm.js';
 import { readGgufConfig, readTransformersConfig, type LinearWeights, type ModelConfig } from './model-config.js';
 import { llamaRowOrder, namesElsewhere, type Naming } from './tensor-names.js';
 
@@ -93,9 +94,10 @@ const isTernaryType = (type: string | undefined): boolean => type === 'TQ1_0' ||
 
 /**
  * Reads a published checkpoint: Llama, Mistral, Qwen2, Qwen3 and BitNet b1.58 models as Transformers or llama.cpp store them, ternary weights in any of the
- * layouts in use. What is computed is what those libraries compute: the integer path for ternary layers, the rest in `dtype`.
+ * layouts in use. What is computed is what those libraries compute: the integer path for ternary layers, the rest in `dtype`. Also what `CausalLM.save`
+ * wrote.
  *
- * @param location a folder with config.json and safetensors files, or a GGUF file.
+ * @param location a folder with config.json and safetensors files, a GGUF file, or a file of `CausalLM.save`, which may be model.safetensors in a folder.
  * @throws FormatError if it is not well formed, is no model that can be run (it is named), or is known to compute nonsense; OptionError; DeviceError;
  * OutOfMemoryError; the error of the file system.
  */
@@ -105,6 +107,8 @@ export async function loadModel(location: string, options: LoadModelOptions = {}
   const device = deviceNamed(options.device ?? 'auto');
   const trainable = checkBoolean(op, 'trainable', options.trainable ?? false);
   if (options.dtype !== undefined) checkOneOf(op, 'dtype', options.dtype, FLOAT_DTYPES);
+  const own = await ownFile(location);
+  if (own !== null) return loadOwn(own, options, device, trainable);
   const checkpoint = await openCheckpoint(location);
   try {
     const { config } = checkpoint;
@@ -117,6 +121,31 @@ export async function loadModel(location: string, options: LoadModelOptions = {}
     return await new Reader(checkpoint, { ...config.options, dtype }, device, trainable, options.onWarning).read();
   } finally {
     await checkpoint.file.close();
+  }
+}
+
+/** The file, if `CausalLM.save` wrote what is there; else null. */
+async function ownFile(location: string): Promise<string | null> {
+  const isFolder = (await stat(location)).isDirectory();
+  const file = isFolder ? path.join(location, 'model.safetensors') : location;
+  if (isFolder && (existsSync(path.join(location, 'config.json')) || !existsSync(file))) return null;
+  const source = await openTensors(file);
+  const isOwn = source.format === 'safetensors' && source.metadata.format === CAUSAL_LM_FORMAT;
+  await source.close();
+  return isOwn ? file : null;
+}
+
+async function loadOwn(file: string, options: LoadModelOptions, device: Device, trainable: boolean): Promise<CausalLM> {
+  const model = await CausalLM.load(file, { device });
+  try {
+    if (options.dtype !== undefined) model.to({ dtype: options.dtype });
+    if (!trainable) model.freeze();
+    else if (model.parameters().length === 0)
+      throw new OptionError(`loadModel: expected float weights to train, got a frozen model`);
+    return model;
+  } catch (error) {
+    model.dispose();
+    throw error;
   }
 }
 

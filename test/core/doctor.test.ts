@@ -5,7 +5,6 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
-import { main } from '../../lib/cli/main.js';
 import type { CudaGpu, CudaReport } from '../../lib/cuda-problem.js';
 import { relevantVariables, type Facts, type LibraryFacts } from '../../lib/doctor/facts.js';
 import { COLOURED, render } from '../../lib/doctor/render.js';
@@ -251,33 +250,6 @@ describe('the self-check', () => {
   });
 });
 
-describe('the command line', () => {
-  const call = async (...args: string[]): Promise<{ code: number; out: string; errors: string }> => {
-    let [out, errors] = ['', ''];
-    const code = await main(args, { write: (text) => (out += text) }, { write: (text) => (errors += text) });
-    return { code, out, errors };
-  };
-
-  test.each([
-    [[], 'ternflash: expected a command (doctor), got none\n'],
-    [['docter'], 'ternflash: expected a command (doctor), got docter\n'],
-    [['toString'], 'ternflash: expected a command (doctor), got toString\n'],
-    [['doctor', '--jsn'], "ternflash doctor: Unknown option '--jsn'; see ternflash doctor --help\n"],
-    [['doctor', 'now'], "ternflash doctor: Unexpected argument 'now'"],
-    [['doctor', '--json=1'], "ternflash doctor: Option '--json' does not take an argument; see"],
-  ])('a wrong call: %j', async (args, message) => {
-    const { code, out, errors } = await call(...args);
-    expect([code, out]).toEqual([2, '']);
-    expect(errors.startsWith(message)).toBe(true);
-  });
-
-  test.each([[['--help']], [['doctor', '--help']]])('%j', async (args) => {
-    const { code, out, errors } = await call(...args);
-    expect([code, errors]).toEqual([0, '']);
-    expect(out).toMatch(/^Usage: ternflash /);
-  });
-});
-
 describe('npx ternflash doctor', () => {
   const program = path.join(packageRoot(), 'bin', 'ternflash.cjs');
   interface Run {
@@ -301,7 +273,7 @@ describe('npx ternflash doctor', () => {
     });
 
   beforeAll(() => {
-    if (!existsSync(path.join(packageRoot(), 'dist', 'cli', 'main.js')))
+    if (!existsSync(path.join(packageRoot(), 'dist', 'cli', 'process.js')))
       throw new Error('expected dist, built by npm test');
   });
 

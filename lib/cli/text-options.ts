@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import type { TextGenerationOptions } from '../text/text-model.js';
+import { WrongCall } from './command.js';
+
+/** The options that `generate` and `chat` share, for `parseArgs`. */
+export const TEXT_OPTIONS = {
+  'max-tokens': { type: 'string', default: '512' },
+  temperature: { type: 'string', default: '0.7' },
+  'top-k': { type: 'string', default: '0' },
+  'top-p': { type: 'string', default: '0.95' },
+  'min-p': { type: 'string', default: '0' },
+  seed: { type: 'string', default: '0' },
+  stop: { type: 'string', multiple: true, default: [] as string[] },
+  device: { type: 'string' },
+  dtype: { type: 'string' },
+  quiet: { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const;
+
+/** What the help says of them. */
+export const TEXT_OPTIONS_HELP = `  --max-tokens N     most tokens of an answer; default 512
+  --temperature T    0 takes the likeliest token always, 1 draws by the model's own probabilities; default 0.7
+  --top-k K          draw from the K likeliest tokens; default 0, all
+  --top-p P          draw from the fewest likeliest tokens with probability P together; default 0.95
+  --min-p P          draw from tokens at least P times as likely as the likeliest; default 0, all
+  --seed N           of the draws: the same seed gives the same text; default 0
+  --stop TEXT        ends the answer before this text; may be given several times
+  --device NAME      cpu, cuda:0, …; default the best one, see ternflash doctor
+  --dtype NAME       float32, float16 or bfloat16; default that of the model
+  --quiet            the text, and nothing on standard error but errors
+  -h, --help         this text`;
+
+/** What {@link readTextOptions} reads. */
+export interface TextOptions {
+  sampling: Omit<TextGenerationOptions, 'stopTokens' | 'signal'>;
+  stop: readonly string[];
+  quiet: boolean;
+  /** For the loader. */
+  load: { device?: string; dtype?: string };
+}
+
+/** The values as `parseArgs` gives them. */
+interface Values {
+  'max-tokens': string;
+  temperature: string;
+  'top-k': string;
+  'top-p': string;
+  'min-p': string;
+  seed: string;
+  stop: readonly string[];
+  device?: string;
+  dtype?: string;
+  quiet: boolean;
+}
+
+/** A number of the range, both ends included; Infinity is no end. */
+function readNumber(values: Values, name: keyof Values, low: number, high: number, isInteger: boolean): number {
+  const text = String(values[name]);
+  const value = text.trim() === '' ? NaN : Number(text);
+  if (value >= low && value <= high && Number.isFinite(value) && (!isInteger || Number.isInteger(value))) return value;
+  const range = high === Infinity ? `of at least ${low}` : `from ${low} to ${high}`;
+  const kind = isInteger ? 'an integer' : 'a number';
+  throw new WrongCall(`expected ${kind} ${range} for --${name}, got ${JSON.stringify(text)}`);
+}
+
+/** @throws WrongCall if a value makes no sense. */
+export function readTextOptions(values: Values): TextOptions {
+  if (values.stop.includes('')) throw new WrongCall('expected a text for --stop, got an empty one');
+  const { device, dtype } = values;
+  return {
+    sampling: {
+      maxTokens: readNumber(values, 'max-tokens', 1, 2 ** 24, true),
+      temperature: readNumber(values, 'temperature', 0, Infinity, false),
+      topK: readNumber(values, 'top-k', 0, 2 ** 24, true),
+      topP: readNumber(values, 'top-p', 0, 1, false),
+      minP: readNumber(values, 'min-p', 0, 1, false),
+      seed: readNumber(values, 'seed', 0, Number.MAX_SAFE_INTEGER, true),
+    },
+    stop: values.stop,
+    quiet: values.quiet,
+    load: { ...(device !== undefined && { device }), ...(dtype !== undefined && { dtype }) },
+  };
+}
