@@ -119,8 +119,8 @@ export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from 
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';
 export { encodeTernary, type TernaryLayout } from './formats/encode-ternary.js';
 export { openGguf } from './formats/gguf.js';
-export type { GgufNumbers, GgufNumberType, GgufValue } from './formats/gguf-values.js';
-export { writeGguf, type GgufContent, type GgufTensor } from './formats/gguf-writer.js';
+export type { GgufNumber, GgufNumbers, GgufNumberType, GgufValue } from './formats/gguf-values.js';
+export { writeGguf, type GgufContent, type GgufTensor, type GgufTernary } from './formats/gguf-writer.js';
 export { openSafetensors } from './formats/open-safetensors.js';
 export { openTensors } from './formats/open-tensors.js';
 export { readFloats } from './formats/read-floats.js';

@@ -9,6 +9,8 @@ import type { OpenFile } from './open-file.js';
 const MAX_HEADER_BYTES = 100_000_000;
 const FIRST_WINDOW_BYTES = 2 ** 16;
 const MAX_NESTING = 4;
+// An array of none takes 12 bytes in the file, and some hundred here. Nobody writes arrays in arrays by the thousand.
+const MAX_INNER_ARRAYS = 65536;
 
 /** Thrown where the window ends within an item, to read the item again with a window that reaches further. */
 class WindowEnd {
@@ -22,6 +24,7 @@ class WindowEnd {
 export class GgufCursor {
   /** Where in the file the next field begins. */
   position = 0;
+  private innerArrays = 0;
   private windowStart = 0;
   private window = new Uint8Array(0);
   private view = new DataView(this.window.buffer);
@@ -34,13 +37,14 @@ export class GgufCursor {
 
   /** Runs `parse`, which reads fields, with all of them in the window; more than once if that takes a larger one. */
   async item<T>(parse: () => T): Promise<T> {
-    const start = this.position;
+    const [start, innerArrays] = [this.position, this.innerArrays];
     for (;;) {
       try {
         return parse();
       } catch (error) {
         if (!(error instanceof WindowEnd)) throw error;
         this.position = start;
+        this.innerArrays = innerArrays;
         const wanted = Math.max(error.position - start, 2 * this.window.length, FIRST_WINDOW_BYTES);
         this.windowStart = start;
         this.window = await this.file.read(start, Math.min(wanted, this.end - start));
@@ -131,6 +135,9 @@ export class GgufCursor {
   private array(key: string, depth: number): unknown {
     if (depth > MAX_NESTING)
       throw this.fail(this.position, `at most ${MAX_NESTING} arrays in each other for ${key}`, 'more');
+    if (depth > 1 && ++this.innerArrays > MAX_INNER_ARRAYS) {
+      throw this.fail(this.position, `at most ${MAX_INNER_ARRAYS} arrays in arrays`, 'more');
+    }
     const type = this.valueType(key);
     const count = this.count(`a length of ${key}`, LEAST_BYTES[type]);
     const typed = TYPED_ARRAYS[type];

@@ -21,17 +21,19 @@ export type GgufNumbers =
   | Float32Array
   | Float64Array;
 
+/** A number with its type. */
+export interface GgufNumber {
+  /** How it is stored. */
+  readonly type: GgufNumberType;
+  /** Within the type's range; an integer for integer types. */
+  readonly value: number | bigint;
+}
+
 /**
  * A value of GGUF's metadata: a text; a boolean; a number with its type, `{ type: 'f32', value: 500000 }`; an array of texts, of booleans, or a typed
  * array of numbers.
  */
-export type GgufValue =
-  | string
-  | boolean
-  | { readonly type: GgufNumberType; readonly value: number | bigint }
-  | readonly string[]
-  | readonly boolean[]
-  | GgufNumbers;
+export type GgufValue = string | boolean | GgufNumber | readonly string[] | readonly boolean[] | GgufNumbers;
 
 /** By the name of a typed array's class, the type of its elements. */
 const TYPED_ARRAYS: Readonly<Record<string, GgufNumberType>> = {
@@ -84,10 +86,7 @@ export function valueBytes(op: string, key: string, value: GgufValue): Uint8Arra
       return [...header('bool', list.length), Uint8Array.from(list, Number)];
     throw fail('texts only or booleans only in an array (numbers in a typed array)', show(value));
   }
-  const { type, value: number } = (typeof value === 'object' && value !== null ? value : {}) as Partial<{
-    type: GgufNumberType;
-    value: number | bigint;
-  }>;
+  const { type, value: number } = (typeof value === 'object' && value !== null ? value : {}) as Partial<GgufNumber>;
   const write = type === undefined ? undefined : NUMBERS[type];
   if (!type || !write)
     throw fail(

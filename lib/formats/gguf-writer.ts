@@ -30,14 +30,19 @@ const PIECE_BYTES = 2 ** 24;
 // ggml has room for 64, with a zero behind the name.
 const MAX_TENSOR_NAME_BYTES = 63;
 
+/** A ternary matrix, in a ternary type. */
+export interface GgufTernary {
+  /** [N, K] */
+  readonly weight: TernaryTensor;
+  /** See {@link encodeTernary}. */
+  readonly type: Exclude<TernaryLayout, 'transformers'>;
+}
+
 /**
  * A tensor for a GGUF file: a tensor of this library, written as its dtype (float32, float16, bfloat16, int8, int32); a ternary one, in a ternary type; or
  * one of another file, whose bytes are copied.
  */
-export type GgufTensor =
-  | Tensor
-  | { readonly weight: TernaryTensor; readonly type: Exclude<TernaryLayout, 'transformers'> }
-  | Pick<StoredTensor, 'type' | 'shape' | 'read'>;
+export type GgufTensor = Tensor | GgufTernary | Pick<StoredTensor, 'type' | 'shape' | 'read'>;
 
 /** What goes into a GGUF file. */
 export interface GgufContent {

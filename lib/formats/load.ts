@@ -8,9 +8,9 @@ import { elementCount, workspace, type Tensor } from '../tensor.js';
 import { shorten } from './malformed.js';
 import type { StoredTensor } from './stored-tensor.js';
 
-// What is in host memory of a tensor on its way to the device, as the file has it and as the device wants it: large enough for the disk, small beside
-// any model.
-const PIECE_BYTES = 2 ** 24;
+// What is in host memory of a tensor on its way to the device, as the file has it and as the device wants it. 656 MB of bfloat16 reach the cpu device
+// in 0.6 to 0.8 s, with 2^20 as well, with 2^24 in 1.0 to 1.4, for then all of it is fresh memory.
+const PIECE_BYTES = 2 ** 22;
 
 /** How the bytes of a file become elements. */
 export interface Conversion {
@@ -48,14 +48,15 @@ export async function load(
     // Blocks may take less in the file than their elements take here.
     const blockSpace = Math.max(blockBytes, Math.ceil((out.bytes / byteLength) * blockBytes));
     const pieceBytes = Math.floor(PIECE_BYTES / blockSpace) * blockBytes;
-    let written = 0;
-    for (let begin = 0; begin < byteLength; begin += pieceBytes) {
-      const bytes = await stored.read(begin, Math.min(pieceBytes, byteLength - begin));
+    const read = (begin: number) => stored.read(begin, Math.min(pieceBytes, byteLength - begin));
+    let bytes = await read(0);
+    for (let begin = 0, written = 0; bytes.length > 0; begin += pieceBytes) {
       const elements = convert ? convert(bytes, begin) : bytes;
       device.write(op, out.arg.buffer, elements, written);
       written += elements.length;
-      // The device copies what it is given: without this, all pieces could lie in its queue.
-      await device.synchronize();
+      // The device copies what it is given, and has one piece in its queue at most.
+      const next = Math.min(begin + pieceBytes, byteLength);
+      [bytes] = await Promise.all([read(next), device.synchronize()]);
     }
     return out;
   } catch (error) {

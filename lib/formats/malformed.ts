@@ -27,7 +27,8 @@ export function show(value: unknown): string {
   return typeof value === 'object' && value !== null ? 'an object' : String(value);
 }
 
-/** A name from a file, for a message. */
+/** A name from a file, for a message: without characters that a terminal would obey. */
 export function shorten(name: string): string {
-  return name.length > MAX_SHOWN ? `${name.slice(0, MAX_SHOWN)}…` : name;
+  const shown = name.length > MAX_SHOWN ? `${name.slice(0, MAX_SHOWN)}…` : name;
+  return shown.replace(/\p{Cc}/gu, '\ufffd');
 }

@@ -77,8 +77,37 @@ export async function readHeader(file: OpenFile): Promise<SafetensorsHeader> {
   return { tensors, metadata: metadataOf(path, metadata) };
 }
 
+// Twice what a header or an index needs.
+const MAX_NESTING = 6;
+// Of an entry with a name of one letter, with three brackets, it is 16.
+const LEAST_BYTES_PER_BRACKET = 8;
+
+/** Throws FormatError for a text of brackets: JSON.parse would make a hundred bytes of each. */
+function checkBrackets(file: string, offset: number, bytes: Uint8Array): void {
+  let [depth, count, inText] = [0, 0, false];
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i];
+    if (byte === 0x22) inText = !inText;
+    else if (inText) i += byte === 0x5c ? 1 : 0;
+    else if (byte === 0x5d || byte === 0x7d) depth--;
+    else if (byte === 0x5b || byte === 0x7b) {
+      depth++;
+      count++;
+      if (depth > MAX_NESTING || count * LEAST_BYTES_PER_BRACKET > bytes.length + 64) {
+        throw malformed(
+          file,
+          offset + i,
+          `JSON with fewer brackets, at most ${MAX_NESTING} in each other`,
+          'another one',
+        );
+      }
+    }
+  }
+}
+
 /** A JSON object in UTF-8. Throws FormatError. */
 export function parseJson(file: string, offset: number, bytes: Uint8Array): Record<string, unknown> {
+  checkBrackets(file, offset, bytes);
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));

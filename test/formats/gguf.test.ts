@@ -93,6 +93,15 @@ test('a key is a key, whatever its name', async () => {
   await file.close();
 });
 
+test('arrays in arrays', async () => {
+  const inner = Array.from({ length: 30_000 }, (_, i) => Buffer.concat([u32(U8), u64(1), Buffer.of(i & 255)]));
+  const value = Buffer.concat([u32(ARRAY), u64(inner.length), ...inner]);
+  // Each is counted once, however often it is read again with a larger window.
+  const file = await openGguf(fileOf(ggufBytes([pair('a', ARRAY, value), pair('b', ARRAY, value)])));
+  expect(file.metadata.b).toEqual(inner.map((_, i) => Uint8Array.of(i & 255)));
+  await file.close();
+});
+
 test('a vocabulary larger than the first window', async () => {
   const words = Array.from({ length: 50_000 }, (_, i) => `word ${i}`);
   const value = Buffer.concat([u32(STRING), u64(words.length), ...words.map(text)]);
@@ -218,6 +227,11 @@ describe('a file that is not well formed is refused with its place', () => {
       'arrays in arrays in arrays',
       ggufBytes([pair('a', ARRAY, nested(6)), data]),
       'at most 4 arrays in each other for a at byte 85',
+    ],
+    [
+      'arrays by the thousand',
+      ggufBytes([array(ARRAY, 65537, Buffer.alloc(65537 * 12))]),
+      'at most 65536 arrays in arrays',
     ],
     [
       'metadata that ends early',

@@ -76,7 +76,7 @@ describeBackends((device) => {
   });
 
   test('a large one comes in pieces, to the last element', async () => {
-    // Two and a half pieces of 2^24 bytes, numbered.
+    // Ten pieces and three elements, numbered.
     const count = 20_971_520 + 3;
     const name = path.join(folder, 'large.safetensors');
     const json = Buffer.from(JSON.stringify({ a: { dtype: 'BF16', shape: [count], data_offsets: [0, 2 * count] } }));

@@ -133,8 +133,9 @@ describe('a file that is not well formed is refused with its place', () => {
     [
       'a shape nested beyond the stack',
       () => fileOf(`{"a":{"dtype":"F32","shape":${'['.repeat(1e5)}${']'.repeat(1e5)}}}`, 0),
-      'as shape of a at byte 8, got an array of 1',
+      'expected JSON with fewer brackets, at most 6 in each other at byte 40, got another one',
     ],
+    ['many arrays', () => fileOf(`{"a":[${'[],'.repeat(100)}[]]}`, 0), 'expected JSON with fewer brackets'],
     [
       'bytes that are not UTF-8',
       () => fileOf(Buffer.from('{"\xff":1}', 'latin1'), 0),
