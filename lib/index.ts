@@ -75,7 +75,14 @@ export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/
 export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
 export { DecodingCache, type LayerCache } from './nn/decoding-cache.js';
-export { Attention, MLP, TransformerBlock, type LayerConfig, type Placement } from './nn/transformer.js';
+export {
+  Attention,
+  MLP,
+  TransformerBlock,
+  type LayerConfig,
+  type PackedDocuments,
+  type Placement,
+} from './nn/transformer.js';
 export { memoryReductionFactor, type CheckpointConfig } from './nn/checkpoint-config.js';
 export { CausalLM, type CausalLMConfig, type CausalLMOptions } from './models/causal-lm.js';
 export {

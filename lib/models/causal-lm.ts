@@ -16,9 +16,10 @@ import { Module, parameter } from '../nn/module.js';
 import { placeWeights, weightsOf } from '../nn/place-weights.js';
 import { RMSNorm } from '../nn/rms-norm.js';
 import { DecodingCache } from '../nn/decoding-cache.js';
-import { checkLayerConfig, TransformerBlock, type LayerConfig } from '../nn/transformer.js';
+import { checkLayerConfig, TransformerBlock, type LayerConfig, type PackedDocuments } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
 import { embedding } from '../ops/embedding.js';
+import { checkCuSeqlens } from '../ops/flash-attention-varlen.js';
 import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linear-cross-entropy.js';
 import { reshape } from '../ops/reshape.js';
@@ -106,6 +107,14 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
   return config;
 }
 
+/** The documents that ids are packed of, their own copy; undefined if they are not. */
+function packedIn(op: string, ids: Tensor, options: Partial<PackedDocuments>): PackedDocuments | undefined {
+  checkOptions(op, options, ['cuSeqlens']);
+  const { cuSeqlens } = options;
+  checkShape(op, 'ids', ids, [cuSeqlens ? 1 : 'B', 'S'], cuSeqlens && 'of packed documents');
+  return cuSeqlens && { cuSeqlens: checkCuSeqlens(op, 'cuSeqlens', cuSeqlens, ids.shape[1]).cumulative };
+}
+
 /** A decoder-only language model: embedding, transformer blocks, norm, output projection. */
 export class CausalLM extends Module {
   /** Its shape, with every default filled in. */
@@ -176,15 +185,17 @@ export class CausalLM extends Module {
   /**
    * Logits of the next token after each token.
    *
-   * @param ids int32 [B, S].
-   * @param cache of B sequences: the tokens follow those it holds and are appended to it. Inside {@link capture}, where S has to be 1, the lengths of
-   * the cache stay: call its `advance` after every replay. With a cache no gradient is recorded. Default none.
+   * @param ids int32 [B, S]; of packed documents [1, S].
+   * @param context what is known of the tokens besides. A cache of B sequences: the tokens follow those it holds and are appended to it. Inside
+   * {@link capture}, where S has to be 1, the lengths of the cache stay: call its `advance` after every replay. With a cache no gradient is
+   * recorded. Or `{ cuSeqlens }`: the row is packed of documents, see {@link PackedDocuments}. Default: each row is one sequence.
    * @returns [B, S, V].
-   * @throws ShapeError, also if the cache has no room; DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   * @throws ShapeError, also if the cache has no room; OptionError if the cumulative lengths do not rise from 0 to S; DTypeError, DeviceError,
+   * DisposedError, OutOfMemoryError.
    */
-  forward(ids: Tensor, cache?: DecodingCache): Tensor {
-    const run = (): Tensor => tidy(() => linear(this.features(ids, cache), this.head ?? this.embedding));
-    return cache ? noGrad(run) : run();
+  forward(ids: Tensor, context?: DecodingCache | Partial<PackedDocuments>): Tensor {
+    const run = (): Tensor => tidy(() => linear(this.features(ids, context), this.head ?? this.embedding));
+    return context instanceof DecodingCache ? noGrad(run) : run();
   }
 
   /**
@@ -221,15 +232,17 @@ export class CausalLM extends Module {
    * The mean cross entropy of the next token, in nats. More than 2^24 logits (64 MB in float32) are never held at once, see
    * {@link linearCrossEntropy}.
    *
-   * @param ids int32 [B, S].
-   * @param targets int32 [B, S]: the token after each; -100 counts for nothing.
+   * @param ids int32 [B, S]; of packed documents [1, S].
+   * @param targets int32, of the shape of ids: the token after each; -100 counts for nothing. The last token of a packed document has none.
+   * @param options `cuSeqlens`: the row is packed of documents, see {@link PackedDocuments}. Default: each row is one sequence.
    * @returns a float32 scalar.
+   * @throws as {@link forward}.
    */
-  loss(ids: Tensor, targets: Tensor): Tensor {
+  loss(ids: Tensor, targets: Tensor, options: Partial<PackedDocuments> = {}): Tensor {
     return tidy(() => {
       const { vocabulary, hidden } = this.config;
       const head = this.head ?? this.embedding;
-      const features = this.features(ids);
+      const features = this.features(ids, options);
       const rows = features.size / hidden;
       const flat = reshape(targets, [rows]);
       if (rows * vocabulary > MOST_LOGITS) return linearCrossEntropy(reshape(features, [rows, hidden]), head, flat);
@@ -238,12 +251,16 @@ export class CausalLM extends Module {
   }
 
   /** What the output projection is applied to, [B, S, hidden]. */
-  private features(ids: Tensor, cache?: DecodingCache): Tensor {
+  private features(ids: Tensor, context: DecodingCache | Partial<PackedDocuments> = {}): Tensor {
     const op = 'CausalLM.forward';
     checkTensor(op, 'ids', ids, ['int32']);
-    checkShape(op, 'ids', ids, [cache?.batch ?? 'B', 'S'], cache && 'to match the cache');
-    if (!cache)
-      return this.norm.forward(runLayers(this.layers, embedding(this.embedding, ids), this._checkpointConfig));
+    if (!(context instanceof DecodingCache)) {
+      const documents = packedIn(op, ids, context);
+      const tokens = embedding(this.embedding, ids);
+      return this.norm.forward(runLayers(this.layers, tokens, this._checkpointConfig, documents));
+    }
+    const cache = context;
+    checkShape(op, 'ids', ids, [cache.batch, 'S'], 'to match the cache');
     const features = tidy(() => {
       const caches = cache.step(op, ids.shape[1]);
       const tokens = embedding(this.embedding, ids);

@@ -42,18 +42,23 @@ export function memoryReductionFactor(config: Partial<CheckpointConfig>, layers:
   return enabled && layers > 0 ? Math.ceil(layers / every) / layers : 1;
 }
 
-/** @internal Runs layers one after the other, by segments if `config` says so. Throws OptionError. */
-export function runLayers(
-  layers: readonly { forward(x: Tensor): Tensor }[],
+/**
+ * @internal Runs layers one after the other, by segments if `config` says so. Throws OptionError.
+ *
+ * @param context what each layer is given beside its input. It must still be of use in the backward pass.
+ */
+export function runLayers<C>(
+  layers: readonly { forward(x: Tensor, context?: C): Tensor }[],
   x: Tensor,
   config: CheckpointConfig,
+  context?: C,
 ): Tensor {
   const { enabled, every, policy, offload } = resolveCheckpointConfig(config);
-  if (!enabled || !isGradEnabled()) return layers.reduce((h, layer) => layer.forward(h), x);
+  if (!enabled || !isGradEnabled()) return layers.reduce((h, layer) => layer.forward(h, context), x);
   let h = x;
   for (let start = 0; start < layers.length; start += every) {
     const segment = layers.slice(start, start + every);
-    const run = (input: Tensor): Tensor => segment.reduce((value, layer) => layer.forward(value), input);
+    const run = (input: Tensor): Tensor => segment.reduce((value, layer) => layer.forward(value, context), input);
     const next = checkpointWith({ policy, offload }, run, h);
     // Now only the segment holds it, and may move it to the host. What came in is the caller's, and a layer may give back what it gets.
     if (h !== x && h !== next) h.dispose();

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkPositive } from '../check.js';
+import { checkInteger, checkPositive, checkShape } from '../check.js';
 import type { Device } from '../device.js';
 import type { FloatDType } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import { add } from '../ops/binary.js';
 import { dropout } from '../ops/dropout.js';
 import { flashAttention } from '../ops/flash-attention.js';
+import { flashAttentionVarlen } from '../ops/flash-attention-varlen.js';
 import { flashAttentionWithKvCache } from '../ops/kv-cache.js';
 import { geglu, relu2Glu, swiglu } from '../ops/gated-activation.js';
 import { reshape } from '../ops/reshape.js';
@@ -15,7 +16,7 @@ import { rope } from '../ops/rope.js';
 import { checkRopeScaling, type RopeScaling } from '../ops/rope-scaling.js';
 import { dropoutThreshold } from '../random.js';
 import { tidy } from '../scope.js';
-import type { Tensor } from '../tensor.js';
+import { fromConstant, type Tensor } from '../tensor.js';
 import type { LayerCache } from './decoding-cache.js';
 import { Linear, TernaryLinear } from './linear.js';
 import { Module } from './module.js';
@@ -60,6 +61,18 @@ export interface LayerConfig {
   dropout: number;
   /** Default float32. */
   dtype: FloatDType;
+}
+
+/**
+ * Documents of different lengths, end to end in one row of tokens, without padding. Each is computed as if it were alone: its positions begin at
+ * 0, and its tokens see none of another document.
+ */
+export interface PackedDocuments {
+  /**
+   * Cumulative lengths: document b is tokens cuSeqlens[b] to cuSeqlens[b + 1] − 1. From 0 to the number of tokens, none below the one before it.
+   * On the host, so that the second run of a checkpointed layer finds them too.
+   */
+  readonly cuSeqlens: readonly number[] | Int32Array;
 }
 
 /** Where the parameters of a module are made, and how far residual branches are damped at the start. */
@@ -148,15 +161,18 @@ export class Attention extends Module {
   /**
    * With a cache the tokens follow those it holds, are appended to it, and no gradient is recorded through the attention.
    *
-   * @param x [B, S, hidden].
+   * @param x [B, S, hidden]; of packed documents [1, S, hidden].
+   * @param context a cache, or where the documents are that x is packed of. Default neither: each row is one sequence.
    * @returns [B, S, hidden].
-   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   * @throws ShapeError, OptionError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
-  forward(x: Tensor, cache?: LayerCache): Tensor {
+  forward(x: Tensor, context?: LayerCache | PackedDocuments): Tensor {
     return tidy(() => {
       const { heads, keyHeads, headDim, ropeTheta: theta, ropeScaling, window: seen } = this._config;
       const [batch, sequence] = x.shape;
-      const positions = cache?.positions ?? cache?.length ?? 0;
+      const { cache, documents } = partsOf(context);
+      if (documents) checkShape('Attention', 'x', x, [1, 'S', 'hidden'], 'of packed documents');
+      const positions = documents ? positionsIn(documents, x) : (cache?.positions ?? cache?.length ?? 0);
       const rotation = { theta, positions, ...(ropeScaling && { scaling: ropeScaling }) };
       const headsOf = (part: Linear | TernaryLinear, count: number): Tensor =>
         reshape(part.forward(x), [batch, sequence, count, headDim]);
@@ -165,13 +181,35 @@ export class Attention extends Module {
       const k = turned(headsOf(this.key, keyHeads), this.keyNorm);
       const v = headsOf(this.value, keyHeads);
       const window = [seen === null ? -1 : seen - 1, -1] as const;
+      const options = { causal: true, window, dropout: this.training ? this._config.dropout : 0 };
+      const packed = (part: Tensor): Tensor => reshape(part, part.shape.slice(1));
       const mixed = cache
         ? flashAttentionWithKvCache(q, cache, { newK: k, newV: v, window })
-        : flashAttention(q, k, v, { causal: true, window, dropout: this.training ? this._config.dropout : 0 });
+        : documents
+          ? flashAttentionVarlen(packed(q), packed(k), packed(v), { ...options, cuSeqlensQ: documents.cuSeqlens })
+          : flashAttention(q, k, v, options);
       const joined = reshape(mixed, [batch, sequence, heads * headDim]);
       return this.output.forward(this.subNorm ? this.subNorm.forward(joined) : joined);
     });
   }
+}
+
+function partsOf(context: LayerCache | PackedDocuments | undefined): {
+  cache?: LayerCache;
+  documents?: PackedDocuments;
+} {
+  if (!context) return {};
+  return 'cuSeqlens' in context ? { documents: context } : { cache: context };
+}
+
+/** int32 [1, S]: 0, 1, … in each document. Made for each layer, as a tensor of the first run might be gone in the second. */
+function positionsIn({ cuSeqlens }: PackedDocuments, { shape, device }: Tensor): Tensor {
+  const positions = new Int32Array(shape[1]);
+  for (let document = 1; document < cuSeqlens.length; document++) {
+    const begin = cuSeqlens[document - 1];
+    for (let i = begin; i < cuSeqlens[document]; i++) positions[i] = i - begin;
+  }
+  return fromConstant('Attention', new Uint8Array(positions.buffer), [1, shape[1]], 'int32', device, false);
 }
 
 const ACTIVATIONS = {
@@ -251,15 +289,17 @@ export class TransformerBlock extends Module {
   }
 
   /**
-   * @param x [B, S, hidden].
-   * @param cache of this layer: the tokens follow those it holds and are appended to it. Default none.
+   * @param x [B, S, hidden]; of packed documents [1, S, hidden].
+   * @param context a cache of this layer: the tokens follow those it holds and are appended to it; or where the documents are that x is packed of.
+   * Default neither: each row is one sequence.
    * @returns [B, S, hidden].
-   * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
+   * @throws ShapeError, OptionError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
-  forward(x: Tensor, cache?: LayerCache): Tensor {
+  forward(x: Tensor, context?: LayerCache | PackedDocuments): Tensor {
     return tidy(() => {
+      const { cache } = partsOf(context);
       const drop = (part: Tensor): Tensor => (this.training && !cache ? dropout(part, this._dropout) : part);
-      const mixed = add(x, drop(this.attention.forward(this.attentionNorm.forward(x), cache)));
+      const mixed = add(x, drop(this.attention.forward(this.attentionNorm.forward(x), context)));
       return add(mixed, drop(this.mlp.forward(this.mlpNorm.forward(mixed))));
     });
   }

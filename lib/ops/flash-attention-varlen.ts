@@ -18,8 +18,8 @@ export interface FlashAttentionVarlenOptions extends FlashAttentionOptions {
   cuSeqlensK?: readonly number[] | Int32Array;
 }
 
-/** Cumulative lengths of `total` rows, and the longest length. */
-function checkCuSeqlens(
+/** @internal Cumulative lengths of `total` rows, and the longest length. */
+export function checkCuSeqlens(
   op: string,
   name: string,
   value: readonly number[] | Int32Array,
