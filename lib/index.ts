@@ -92,6 +92,7 @@ export {
   type GeneratedToken,
   type GenerateOptions,
 } from './models/generate.js';
+export { convertModel, type Conversion, type ConvertModelOptions, type Difference } from './models/convert-model.js';
 export { exportModel, type ExportModelOptions } from './models/export-model.js';
 export { loadModel, type LoadModelOptions } from './models/load-model.js';
 export { sample, type SamplingOptions } from './models/sampling.js';

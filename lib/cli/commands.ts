@@ -23,6 +23,14 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'answers a question or continues a text, with a model',
     load: () => (require('./generate.js') as typeof import('./generate.js')).generate,
   },
+  convert: {
+    summary: 'writes a checkpoint in another format',
+    load: () => (require('./convert.js') as typeof import('./convert.js')).convert,
+  },
+  quantize: {
+    summary: 'rounds the weights of a model to trits',
+    load: () => (require('./quantize.js') as typeof import('./quantize.js')).quantize,
+  },
   doctor: {
     summary: 'says what works here, what does not, and what to do',
     load: () => (require('./doctor.js') as typeof import('./doctor.js')).doctor,

@@ -16,6 +16,7 @@ const HELP = `Examples
   ternflash doctor                                    what works on this machine
   ternflash chat ./model                              talk with a model
   ternflash generate ./model "Why is the sky blue?"   one answer
+  ternflash convert ./model model.gguf --verify       the same model for llama.cpp
   ternflash generate --help                           all about a command
 
 Usage: ternflash <command> [options]

@@ -342,12 +342,15 @@ export class CausalLM extends Module {
     const model = outsideScopes(() => new CausalLM(config, { device: createDryDevice() }));
     defaultGenerator().state = random;
     const shapes = model.state();
-    placeWeights(
-      op,
-      model,
-      weightsOf(state, (name) => shapes.get(name)?.shape),
-    );
-    for (const shape of shapes.values()) shape.dispose();
+    try {
+      placeWeights(
+        op,
+        model,
+        weightsOf(state, (name) => shapes.get(name)?.shape),
+      );
+    } finally {
+      for (const each of shapes.values()) each.dispose();
+    }
     model._device = device;
     return model;
   }

@@ -11,7 +11,7 @@ import { bytesOf, typeNamed, type GgufType } from '../formats/gguf-types.js';
 import type { GgufValue } from '../formats/gguf-values.js';
 import { writeGguf, type GgufTensor } from '../formats/gguf-writer.js';
 import { payloadOf, writePayloads, type TensorPayload } from '../formats/safetensors.js';
-import { TernaryLinear } from '../nn/linear.js';
+import { Linear, TernaryLinear } from '../nn/linear.js';
 import { hasLora } from '../nn/lora.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import type { Tensor } from '../tensor.js';
@@ -48,7 +48,11 @@ export async function exportModel(model: CausalLM, location: string, options: Ex
   const format = checkOneOf(op, 'format', options.format ?? named, ['transformers', 'gguf']);
   const ternary = checkOneOf(op, 'ternary', options.ternary ?? 'TQ2_0', ['TQ1_0', 'TQ2_0', 'I2_S']);
   if (hasLora(model)) throw new OptionError(`${op}: expected a model without LoRA adapters, got one with some`);
-  const layers = [...model.modules().values()].filter((each) => each instanceof TernaryLinear);
+  const modules = [...model.modules().values()];
+  const layers = modules.filter((each) => each instanceof TernaryLinear);
+  if (layers.length > 0 && modules.some((each) => each instanceof Linear))
+    throw new OptionError(`${op}: expected linear layers that are all ternary or all not, got some of both`);
+  const modelConfig = { ...model.config, ternary: layers.length > 0 };
   const frozen = layers.filter((each) => each.isFrozen).length;
   if (frozen !== 0 && frozen !== layers.length)
     throw new OptionError(
@@ -57,7 +61,7 @@ export async function exportModel(model: CausalLM, location: string, options: Ex
   if (format === 'gguf' && frozen < layers.length)
     throw new OptionError(`${op}: expected frozen ternary layers for a GGUF file, got some that are trained`);
   if (format === 'transformers') {
-    const config = transformersConfig(op, model.config, frozen > 0);
+    const config = transformersConfig(op, modelConfig, frozen > 0);
     const payloads = payloadsOf(op, model, format, ternary);
     await mkdir(location, { recursive: true });
     await writePayloads(path.join(location, 'model.safetensors'), payloads, { format: 'pt' });
@@ -66,7 +70,7 @@ export async function exportModel(model: CausalLM, location: string, options: Ex
     return;
   }
   const metadata = {
-    ...ggufMetadata(op, model.config),
+    ...ggufMetadata(op, modelConfig),
     'general.file_type': { type: 'u32', value: fileType(model, frozen > 0 ? ternary : null) } as const,
     ...options.metadata,
   };

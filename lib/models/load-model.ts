@@ -68,7 +68,7 @@ export async function openCheckpoint(location: string): Promise<Checkpoint> {
     const config = readGgufConfig(location, file.metadata, {
       has: (name) => file.tensors.has(name),
       shapeOf: (name) => file.tensors.get(name)?.shape,
-      isTernary: (name) => isTernaryType(file.tensors.get(name)?.type),
+      typeOf: (name) => file.tensors.get(name)?.type,
     });
     return { config, file, naming: 'gguf' };
   } catch (error) {
@@ -89,8 +89,6 @@ async function readConfig(file: string): Promise<ModelConfig> {
     throw new FormatError(`${file}: expected an object, got other JSON`, file, 0);
   return readTransformersConfig(file, json as Record<string, unknown>);
 }
-
-const isTernaryType = (type: string | undefined): boolean => type === 'TQ1_0' || type === 'TQ2_0' || type === 'I2_S';
 
 /**
  * Reads a published checkpoint: Llama, Mistral, Qwen2, Qwen3 and BitNet b1.58 models as Transformers or llama.cpp store them, ternary weights in any of the
@@ -165,11 +163,8 @@ class Reader {
     const { file, naming } = this.checkpoint;
     try {
       if (naming === 'gguf') await this.readRopeFactors();
-      const outline = this.makeOutline();
-      const ternary = new Set(
-        [...outline.modules()].filter(([, each]) => each instanceof TernaryLinear).map(([name]) => `${name}.weight`),
-      );
-      for (const [name, { shape }] of outline.state()) {
+      const { shapes, ternary } = this.outline();
+      for (const [name, shape] of shapes) {
         const stored = this.find(name);
         if (ternary.has(name)) await this.readWeight(name, stored, shape);
         else await this.readFloat(name, stored, shape);
@@ -184,9 +179,14 @@ class Reader {
     }
   }
 
-  /** The model without memory: names and shapes. */
-  private makeOutline(): CausalLM {
-    return outsideScopes(() => new CausalLM(this.options, { device: createDryDevice() }));
+  /** The shapes of all tensors by name, and which are weights of ternary layers. */
+  private outline(): { shapes: [name: string, shape: readonly number[]][]; ternary: Set<string> } {
+    using model = outsideScopes(() => new CausalLM(this.options, { device: createDryDevice() }));
+    const layers = [...model.modules()].filter(([, each]) => each instanceof TernaryLinear);
+    return {
+      shapes: [...model.state()].map(([name, { shape }]) => [name, shape]),
+      ternary: new Set(layers.map(([name]) => `${name}.weight`)),
+    };
   }
 
   private find(name: string): StoredTensor {

@@ -209,6 +209,13 @@ function slidingWindow(fields: Fields, context: number): number | null {
   return context > 0 && size >= context ? null : size;
 }
 
+/** Types of GGUF files that are float dtypes here. */
+const GGUF_DTYPES: Record<string, FloatDType> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' };
+
+/** Whether a type of GGUF files holds trits. */
+export const isTernaryType = (type: string | undefined): boolean =>
+  type === 'TQ1_0' || type === 'TQ2_0' || type === 'I2_S';
+
 const GGUF_ARCHITECTURES: Record<string, Partial<CausalLMOptions>> = {
   llama: {},
   qwen2: { attentionBias: 'qkv' },
@@ -222,7 +229,7 @@ const GGUF_ARCHITECTURES: Record<string, Partial<CausalLMOptions>> = {
 export interface GgufTensors {
   has(name: string): boolean;
   shapeOf(name: string): readonly number[] | undefined;
-  isTernary(name: string): boolean;
+  typeOf(name: string): string | undefined;
 }
 
 /**
@@ -243,7 +250,8 @@ export function readGgufConfig(file: string, metadata: Json, tensors: GgufTensor
   }
   const vocabulary = tensors.shapeOf('token_embd.weight')?.[0];
   if (vocabulary === undefined) return general.fail('token_embd.weight', 'a tensor', undefined);
-  const ternary = tensors.isTernary('blk.0.attn_q.weight');
+  const dtype = GGUF_DTYPES[tensors.typeOf('token_embd.weight') ?? ''] ?? null;
+  const ternary = isTernaryType(tensors.typeOf('blk.0.attn_q.weight'));
   const scaling = fields.oneOf('rope.scaling.type', { none: null, linear: 'linear' } as const, 'none');
   const window = fields.integer('attention.sliding_window', 0);
   const options: CausalLMOptions = {
@@ -267,5 +275,5 @@ export function readGgufConfig(file: string, metadata: Json, tensors: GgufTensor
     contextLength: fields.integer('context_length', 0),
     ...special,
   };
-  return { architecture, options, linear: ternary ? 'ternary blocks' : 'float', dtype: null };
+  return { architecture, options, linear: ternary ? 'ternary blocks' : 'float', dtype };
 }

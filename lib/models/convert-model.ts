@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+// Copyright 2026 The Ternflash Authors
+
+import * as path from 'node:path';
+import { checkBoolean, checkOptions } from '../check.js';
+import type { Device, DeviceName } from '../device.js';
+import { FormatError, OptionError } from '../errors.js';
+import type { Tensor } from '../tensor.js';
+import type { CausalLM } from './causal-lm.js';
+import { exportModel, type ExportModelOptions } from './export-model.js';
+import { loadModel } from './load-model.js';
+import { copyTextFiles } from './text-files.js';
+
+/** Options of {@link convertModel}. */
+export interface ConvertModelOptions extends ExportModelOptions {
+  /** Where the work is done. Default cpu, or reference where there is no addon. */
+  device?: DeviceName | Device;
+  /** Keep the float masters of ternary layers, where the checkpoint has them. Default false: they become packed trits. */
+  masters?: boolean;
+  /** Read what was written and compare it with what it was made of. Default false. */
+  verify?: boolean;
+  /** See `loadModel`. */
+  onWarning?: (warning: string) => void;
+}
+
+/** What {@link convertModel} found different between the two checkpoints. */
+export interface Difference {
+  /** As in `model.state()`. */
+  name: string;
+  /** How many of its numbers, or bytes of packed trits, differ. */
+  count: number;
+  /** By how much at most; of packed trits 0. */
+  largest: number;
+}
+
+/** What {@link convertModel} has done. */
+export interface Conversion {
+  /** Tensors of the model. */
+  tensors: number;
+  /** Their bytes on the device. */
+  bytes: number;
+  /** What differs; empty where nothing does, null without `verify`. Only scales that float16 has to hold can. */
+  differences: Difference[] | null;
+  /** Files of the tokenizer that were copied. */
+  copied: string[];
+}
+
+/**
+ * Writes a checkpoint in another format: {@link loadModel} and {@link exportModel}, and the files of the tokenizer from folder to folder.
+ *
+ * @param from as `loadModel` takes it.
+ * @param to as `exportModel` takes it; not where `from` is.
+ * @throws what those two throw.
+ */
+export async function convertModel(from: string, to: string, options: ConvertModelOptions = {}): Promise<Conversion> {
+  const op = 'convertModel';
+  checkOptions(op, options, ['device', 'masters', 'verify', 'onWarning', 'format', 'ternary', 'metadata']);
+  const { device, masters, verify, onWarning, ...output } = options;
+  const trainable = checkBoolean(op, 'masters', masters ?? false);
+  if (path.resolve(from) === path.resolve(to))
+    throw new OptionError(`${op}: expected another place to write to, got ${to}`);
+  const placement = { ...(device !== undefined && { device }), trainable };
+  using model = await loadModel(from, { ...placement, ...(onWarning && { onWarning }) });
+  await exportModel(model, to, output);
+  const copied = await copyTextFiles(from, to);
+  let differences: Difference[] | null = null;
+  if (checkBoolean(op, 'verify', verify ?? false)) {
+    using written = await loadModel(to, { ...placement, dtype: model.config.dtype });
+    differences = await compare(to, model, written);
+  }
+  const state = [...model.state().values()];
+  return { tensors: state.length, bytes: state.reduce((sum, each) => sum + each.bytes, 0), differences, copied };
+}
+
+async function compare(file: string, model: CausalLM, written: CausalLM): Promise<Difference[]> {
+  const [ours, theirs] = [model.state(), written.state()];
+  if ([...ours.keys()].join() !== [...theirs.keys()].join())
+    throw new FormatError(`${file}: expected the tensors it was made of, got others`, file, 0);
+  const differences: Difference[] = [];
+  for (const [name, tensor] of ours) {
+    const found = await difference(name, tensor, theirs.get(name) as Tensor);
+    if (found) differences.push(found);
+  }
+  return differences;
+}
+
+async function difference(name: string, a: Tensor, b: Tensor): Promise<Difference | null> {
+  const [rawA, rawB] = await Promise.all([a.raw(), b.raw()]);
+  const bytes = (raw: ArrayBufferView): Buffer => Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
+  if (bytes(rawA).equals(bytes(rawB))) return null;
+  const [valuesA, valuesB] = (await Promise.all([a.data(), b.data()])) as [Float32Array, Float32Array];
+  let [count, largest] = [0, 0];
+  for (let i = 0; i < valuesA.length; i++) {
+    if (Object.is(valuesA[i], valuesB[i])) continue;
+    count++;
+    if (a.dtype !== 'uint8') largest = Math.max(largest, Math.abs(valuesA[i] - valuesB[i]));
+  }
+  return { name, count, largest };
+}
