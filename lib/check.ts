@@ -126,6 +126,13 @@ export function checkBoolean(op: string, name: string, value: boolean): boolean 
   return value;
 }
 
+/** The name of a file or folder. */
+export function checkPath(op: string, name: string, value: string): string {
+  if (typeof value !== 'string' || value === '')
+    throw new OptionError(`${op}: expected the name of a file or folder for ${name}, got ${describe(value)}`);
+  return value;
+}
+
 export function checkOneOf<T extends string>(op: string, name: string, value: T, allowed: readonly T[]): T {
   if (!allowed.includes(value)) {
     throw new OptionError(`${op}: expected one of ${allowed.join(', ')} for ${name}, got ${describe(value)}`);

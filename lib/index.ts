@@ -136,4 +136,5 @@ export { readTernary, type ReadTernaryOptions, type StoredTernary } from './form
 export type { StoredTensor, TensorFile } from './formats/stored-tensor.js';
 export { Tokenizer, type DecodeOptions, type EncodeOptions } from './text/tokenizer.js';
 export type { ChatMessage, ChatTemplateOptions } from './text/chat-template.js';
+export { generateText, type GenerateTextOptions } from './text/generate-text.js';
 export { TextStream, type TextStreamOptions } from './text/text-stream.js';

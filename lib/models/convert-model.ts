@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import * as path from 'node:path';
-import { checkBoolean, checkOptions } from '../check.js';
+import { checkBoolean, checkOptions, checkPath } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import { FormatError, OptionError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
@@ -57,6 +57,8 @@ export async function convertModel(from: string, to: string, options: ConvertMod
   checkOptions(op, options, ['device', 'masters', 'verify', 'onWarning', 'format', 'ternary', 'metadata']);
   const { device, masters, verify, onWarning, ...output } = options;
   const trainable = checkBoolean(op, 'masters', masters ?? false);
+  checkPath(op, 'from', from);
+  checkPath(op, 'to', to);
   if (path.resolve(from) === path.resolve(to))
     throw new OptionError(`${op}: expected another place to write to, got ${to}`);
   const placement = { ...(device !== undefined && { device }), trainable };

@@ -3,7 +3,7 @@
 
 import { mkdir } from 'node:fs/promises';
 import * as path from 'node:path';
-import { checkOneOf, checkOptions } from '../check.js';
+import { checkOneOf, checkOptions, checkPath } from '../check.js';
 import { OptionError } from '../errors.js';
 import { writeAtomically } from '../formats/atomic-file.js';
 import { encodeTernary } from '../formats/encode-ternary.js';
@@ -44,6 +44,7 @@ export interface ExportModelOptions {
 export async function exportModel(model: CausalLM, location: string, options: ExportModelOptions = {}): Promise<void> {
   const op = 'exportModel';
   checkOptions(op, options, ['format', 'ternary', 'metadata']);
+  checkPath(op, 'location', location);
   const named = location.toLowerCase().endsWith('.gguf') ? 'gguf' : 'transformers';
   const format = checkOneOf(op, 'format', options.format ?? named, ['transformers', 'gguf']);
   const ternary = checkOneOf(op, 'ternary', options.ternary ?? 'TQ2_0', ['TQ1_0', 'TQ2_0', 'I2_S']);

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { noGrad } from '../autograd/tape.js';
-import { checkBoolean, checkOneOf, checkOptions } from '../check.js';
+import { checkBoolean, checkOneOf, checkOptions, checkPath } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { createDryDevice } from '../dry-device.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
@@ -105,6 +105,7 @@ export async function loadModel(location: string, options: LoadModelOptions = {}
   const device = deviceNamed(options.device ?? 'auto');
   const trainable = checkBoolean(op, 'trainable', options.trainable ?? false);
   if (options.dtype !== undefined) checkOneOf(op, 'dtype', options.dtype, FLOAT_DTYPES);
+  checkPath(op, 'location', location);
   const own = await ownFile(location);
   if (own !== null) return loadOwn(own, options, device, trainable);
   const checkpoint = await openCheckpoint(location);

@@ -2,10 +2,12 @@
 // Copyright 2026 The Ternflash Authors
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import * as path from 'node:path';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 import { packageRoot } from '../../lib/native.js';
+import { CHAT_FILES } from '../cli/chat-files.js';
+import { checkpointFolder, removeCheckpointFolders } from '../text/checkpoint-folder.js';
 
 /** Fenced blocks of README.md: the language, and the text. */
 const blocks = [...readFileSync(path.join(packageRoot(), 'README.md'), 'utf8').matchAll(/```(\w*)\n(.*?)```/gs)].map(
@@ -70,8 +72,20 @@ describe('README', () => {
   });
 
   test('a packed sequence gives what it gives alone', () => {
-    expect(run(programs[4].text)).toEqual({ status: 0, out: 'true\n', error: '' });
+    expect(run(programs[5].text)).toEqual({ status: 0, out: 'true\n', error: '' });
   });
 
-  test('every program is run here', () => expect(programs).toHaveLength(5));
+  test('a published checkpoint answers, and is written for others', () => {
+    const checkpoint = checkpointFolder(CHAT_FILES);
+    const model = path.join(packageRoot(), 'test', 'fixtures', 'models', 'bitnet_master');
+    for (const name of ['config.json', 'model.safetensors'])
+      cpSync(path.join(model, name), path.join(checkpoint, name));
+    const { status, out, error } = run(programs[4].text, checkpoint);
+    removeCheckpointFolders();
+    expect([status, error]).toEqual([0, '']);
+    expect(out).not.toBe('');
+    expect(existsSync(path.join(folder, 'packed', 'config.json'))).toBe(true);
+  });
+
+  test('every program is run here', () => expect(programs).toHaveLength(6));
 });

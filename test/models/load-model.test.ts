@@ -396,6 +396,11 @@ describe('what is wrong is said', () => {
     await expect(loading).rejects.toThrow(message);
   });
 
+  test('no name', async () => {
+    await expect(loadModel(undefined as unknown as string)).rejects.toThrow(OptionError);
+    await expect(loadModel('')).rejects.toThrow('expected the name of a file or folder for location, got ""');
+  });
+
   test('config.json that is no JSON, or not there', async () => {
     const place = await write(base, randomWeights(plain));
     writeFileSync(path.join(place, 'config.json'), '{"a":');
