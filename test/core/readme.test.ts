@@ -63,15 +63,19 @@ describe('README', () => {
     );
   }, 150_000);
 
+  test('the model that is trained on documents answers', () => {
+    expect(run(programs[3].text)).toEqual({ status: 0, out: 'went down\n', error: '' });
+  });
+
   test('the checkpoint policies take the memory that stands below them', () => {
-    const expected = blocks[programs[3].index + 1];
+    const expected = blocks[programs[4].index + 1];
     expect(expected.language).toBe('');
-    expect(run(programs[3].text)).toEqual({ status: 0, out: expected.text, error: '' });
+    expect(run(programs[4].text)).toEqual({ status: 0, out: expected.text, error: '' });
   });
 
   test('a packed sequence gives what it gives alone', () => {
-    expect(run(programs[4].text)).toEqual({ status: 0, out: 'true\n', error: '' });
+    expect(run(programs[5].text)).toEqual({ status: 0, out: 'true\n', error: '' });
   });
 
-  test('every program is run here', () => expect(programs).toHaveLength(5));
+  test('every program is run here', () => expect(programs).toHaveLength(6));
 });
