@@ -109,6 +109,9 @@ export {
   type TokenBatch,
   type TokenDatasetOptions,
 } from './train/data.js';
+export { DocumentDataset, type DocumentBatch, type DocumentDatasetOptions } from './train/document-dataset.js';
+export { documentEncoder, type DocumentEncoder, type TrainingDocument } from './train/documents.js';
+export { encodeConversation, type EncodedDocument } from './train/conversation.js';
 export { clipGradNorm, gradNorm, type GradNormOptions } from './train/grad-norm.js';
 export { LossScaler, type LossScaleConfig, type LossScalerState } from './train/loss-scaler.js';
 export { meanLoss } from './train/mean-loss.js';
@@ -124,6 +127,7 @@ export type {
   TrainResult,
 } from './train/trainer-options.js';
 export { estimateMemory, type MemoryEstimate, type MemoryEstimateOptions } from './train/estimate-memory.js';
+export { readJsonl, type JsonLine } from './formats/jsonl.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile } from './formats/safetensors.js';
 export { encodeTernary, type TernaryLayout } from './formats/encode-ternary.js';
 export { openGguf } from './formats/gguf.js';

@@ -7,6 +7,8 @@ import type { LoadTextModel } from '../text/text-model.js';
 export interface Output {
   write(text: string): unknown;
   isTTY?: boolean;
+  /** Of a terminal. */
+  columns?: number;
 }
 
 /** Where a command reads. */

@@ -23,6 +23,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'answers a question or continues a text, with a model',
     load: () => (require('./generate.js') as typeof import('./generate.js')).generate,
   },
+  train: {
+    summary: 'fine-tunes a model on documents',
+    load: () => (require('./train.js') as typeof import('./train.js')).train,
+  },
   convert: {
     summary: 'writes a checkpoint in another format',
     load: () => (require('./convert.js') as typeof import('./convert.js')).convert,

@@ -3,6 +3,7 @@
 
 import type { TextGenerationOptions } from '../text/text-model.js';
 import { WrongCall } from './command.js';
+import { readNumber } from './read-number.js';
 
 /** The options that `generate` and `chat` share, for `parseArgs`. */
 export const TEXT_OPTIONS = {
@@ -55,28 +56,20 @@ interface Values {
   quiet: boolean;
 }
 
-/** A number of the range, both ends included; Infinity is no end. */
-function readNumber(values: Values, name: keyof Values, low: number, high: number, isInteger: boolean): number {
-  const text = String(values[name]);
-  const value = text.trim() === '' ? NaN : Number(text);
-  if (value >= low && value <= high && Number.isFinite(value) && (!isInteger || Number.isInteger(value))) return value;
-  const range = high === Infinity ? `of at least ${low}` : `from ${low} to ${high}`;
-  const kind = isInteger ? 'an integer' : 'a number';
-  throw new WrongCall(`expected ${kind} ${range} for --${name}, got ${JSON.stringify(text)}`);
-}
-
 /** @throws WrongCall if a value makes no sense. */
 export function readTextOptions(values: Values): TextOptions {
   if (values.stop.includes('')) throw new WrongCall('expected a text for --stop, got an empty one');
   const { device, dtype } = values;
+  const number = (name: keyof Values, low: number, high: number, isInteger: boolean): number =>
+    readNumber(name, String(values[name]), low, high, isInteger);
   return {
     sampling: {
-      maxTokens: readNumber(values, 'max-tokens', 1, 2 ** 24, true),
-      temperature: readNumber(values, 'temperature', 0, Infinity, false),
-      topK: readNumber(values, 'top-k', 0, 2 ** 24, true),
-      topP: readNumber(values, 'top-p', 0, 1, false),
-      minP: readNumber(values, 'min-p', 0, 1, false),
-      seed: readNumber(values, 'seed', 0, Number.MAX_SAFE_INTEGER, true),
+      maxTokens: number('max-tokens', 1, 2 ** 24, true),
+      temperature: number('temperature', 0, Infinity, false),
+      topK: number('top-k', 0, 2 ** 24, true),
+      topP: number('top-p', 0, 1, false),
+      minP: number('min-p', 0, 1, false),
+      seed: number('seed', 0, Number.MAX_SAFE_INTEGER, true),
     },
     stop: values.stop,
     quiet: values.quiet,

@@ -4,8 +4,9 @@
 import { checkInteger, checkOneOf, checkOptions } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import { OptionError } from '../errors.js';
-import { checkSeed, Generator } from '../random.js';
+import { checkSeed } from '../random.js';
 import { tensor, type Tensor } from '../tensor.js';
+import { permutationOf } from './permutation.js';
 
 /** What JSON can hold. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
@@ -36,6 +37,8 @@ export interface TokenBatch extends Batch {
   readonly rows: number;
   /** Tokens of a window. */
   readonly sequence: number;
+  /** There if the one row is packed of documents, see {@link PackedDocuments}: int32, from 0 to `sequence`. */
+  readonly cuSeqlens?: Int32Array;
 }
 
 /** The ids and targets of a batch as int32 tensors [rows, sequence]. */
@@ -67,9 +70,8 @@ export interface TokenDatasetOptions {
   ignoreToken?: number;
 }
 
-const IGNORED = -100;
-// The Philox blocks of an epoch's permutation begin at this times the epoch: more than any permutation takes.
-const BLOCKS_PER_EPOCH = 2 ** 32;
+/** @internal A target that counts for nothing. */
+export const IGNORED = -100;
 
 /**
  * Batches of windows over an array of tokens, epoch after epoch without end. Each epoch visits every window once; a batch that an epoch cannot
@@ -168,14 +170,7 @@ export class TokenDataset implements BatchSource<TokenBatch> {
   private windowAt(index: number): number {
     if (this.order === 'sequential') return index;
     if (this.permutation?.epoch !== this.epochIndex) {
-      const windows = Uint32Array.from({ length: this.windows }, (_, i) => i);
-      const random = new Generator(this.seed);
-      random.state = { seed: this.seed, offset: this.epochIndex * BLOCKS_PER_EPOCH };
-      // Fisher and Yates.
-      for (let i = windows.length - 1; i > 0; i--) {
-        const j = random.integer(i + 1);
-        [windows[i], windows[j]] = [windows[j], windows[i]];
-      }
+      const windows = permutationOf(this.windows, this.seed, this.epochIndex);
       this.permutation = { epoch: this.epochIndex, windows };
     }
     return this.permutation.windows[index];

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkNumber, checkOptions, checkPositive } from '../check.js';
+import { checkInteger, checkNumber, checkOneOf, checkOptions, checkPositive } from '../check.js';
 import { OptionError } from '../errors.js';
 import { Module } from '../nn/module.js';
+import type { PackedDocuments } from '../nn/transformer.js';
 import type { Tensor } from '../tensor.js';
 import type { AdamW, AdamWOptions } from './adamw.js';
 import { TRAINING_KEYS, type TrainingConfig } from './config.js';
@@ -49,12 +50,21 @@ export interface SaveOptions {
   every?: number;
   /** How many checkpoints stay. Default 3. */
   keep?: number;
+  /**
+   * Which tensors of the model are in a checkpoint: all, or those that are trained. The others have to be in the model again when the run is resumed;
+   * of adapters on a large model this saves most of the file. Default `all`.
+   */
+  weights?: 'all' | 'trained';
 }
 
 /** A model that says itself what it loses on tokens, as {@link CausalLM}. */
 export interface LossModel extends Module {
-  /** The mean loss of the targets, a tensor of one element. */
-  loss(ids: Tensor, targets: Tensor): Tensor;
+  /**
+   * The mean loss of the targets, a tensor of one element.
+   *
+   * @param options `cuSeqlens`: the row is packed of documents, which must not see each other. Given for batches that have it, and only then.
+   */
+  loss(ids: Tensor, targets: Tensor, options?: Partial<PackedDocuments>): Tensor;
 }
 
 /** What a {@link Trainer} is made of; the {@link TrainingConfig} has its defaults. */
@@ -63,7 +73,7 @@ export interface TrainerOptions<B extends Batch = TokenBatch> extends Partial<Tr
   model: Module;
   /**
    * The mean loss of a micro-batch over its `count` targets, a tensor of one element; runs inside a `tidy`. Default, for batches of tokens:
-   * `model.loss(ids, targets)`.
+   * `model.loss(ids, targets)`, with `{ cuSeqlens }` if the batch has it.
    */
   loss?(batch: B): Tensor;
   /** Tokens, for a {@link TokenDataset} with the sizes of the configuration; or any source of batches. */
@@ -139,7 +149,8 @@ export function checkTrainerOptions<B extends Batch>(options: TrainerOptions<B>)
     checkInteger(op, 'evaluation.every', evaluation.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
   }
   if (save) {
-    checkOptions(`${op}.save`, save, ['folder', 'every', 'keep']);
+    checkOptions(`${op}.save`, save, ['folder', 'every', 'keep', 'weights']);
+    checkOneOf(op, 'save.weights', save.weights ?? 'all', ['all', 'trained']);
     checkInteger(op, 'save.every', save.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
     checkInteger(op, 'save.keep', save.keep ?? 3, 1, Number.MAX_SAFE_INTEGER);
   }

@@ -319,12 +319,19 @@ export class Trainer<B extends Batch = TokenBatch> {
       const batch = await this.data.next();
       if (!batch) break;
       checkNumber('Trainer', 'count of a batch', batch.count, 0);
-      const { rows = 1, sequence = 1 } = batch as Partial<TokenBatch>;
-      checkInteger('Trainer', 'rows of a batch', rows, 1, this.config.batchSize);
-      checkInteger('Trainer', 'sequence of a batch', sequence, 1, this.config.maxSequenceLength);
+      this.checkSizes(batch as Partial<TokenBatch>);
       batches.push(batch);
     }
     return batches;
+  }
+
+  /** No more tokens than configured; of packed documents, in all and in one. */
+  private checkSizes({ rows = 1, sequence = 1, cuSeqlens }: Partial<TokenBatch>): void {
+    const { batchSize, maxSequenceLength } = this.config;
+    checkInteger('Trainer', 'rows of a batch', rows, 1, batchSize);
+    checkInteger('Trainer', 'sequence of a batch', sequence, 1, maxSequenceLength * (cuSeqlens ? batchSize : 1));
+    const longest = cuSeqlens?.reduce((most, end, i) => Math.max(most, end - (cuSeqlens[i - 1] ?? 0)), 0) ?? 0;
+    checkInteger('Trainer', 'the longest document of a batch', longest, 0, maxSequenceLength);
   }
 
   /** Forward and backward of a micro-batch; gives its loss. */
@@ -343,8 +350,10 @@ export class Trainer<B extends Batch = TokenBatch> {
 
   private lossOf(batch: B): Tensor {
     if (this.options.loss) return this.options.loss(batch);
-    const { ids, targets } = batchTensors(batch as Batch as TokenBatch, { device: this.device });
-    return (this.model as LossModel).loss(ids, targets);
+    const tokens = batch as Batch as TokenBatch;
+    const { ids, targets } = batchTensors(tokens, { device: this.device });
+    const { cuSeqlens } = tokens;
+    return (this.model as LossModel).loss(ids, targets, ...(cuSeqlens ? [{ cuSeqlens }] : []));
   }
 
   /** A run that begins must not mix its files with those of another. */
@@ -356,8 +365,9 @@ export class Trainer<B extends Batch = TokenBatch> {
 
   private tensors(): Map<string, Tensor> {
     const { tensors } = this.optimizer.state();
+    const weights = this.options.save?.weights === 'trained' ? this.model.namedParameters() : this.model.state();
     return new Map([
-      ...[...this.model.state()].map(([name, tensor]) => [`model.${name}`, tensor] as const),
+      ...[...weights].map(([name, tensor]) => [`model.${name}`, tensor] as const),
       ...[...tensors].map(([name, tensor]) => [`optimizer.${name}`, tensor] as const),
     ]);
   }

@@ -65,14 +65,18 @@ describe('README', () => {
     );
   }, 150_000);
 
+  test('the model that is trained on documents answers', () => {
+    expect(run(programs[3].text)).toEqual({ status: 0, out: 'went down\n', error: '' });
+  });
+
   test('the checkpoint policies take the memory that stands below them', () => {
-    const expected = blocks[programs[3].index + 1];
+    const expected = blocks[programs[4].index + 1];
     expect(expected.language).toBe('');
-    expect(run(programs[3].text)).toEqual({ status: 0, out: expected.text, error: '' });
+    expect(run(programs[4].text)).toEqual({ status: 0, out: expected.text, error: '' });
   });
 
   test('a packed sequence gives what it gives alone', () => {
-    expect(run(programs[5].text)).toEqual({ status: 0, out: 'true\n', error: '' });
+    expect(run(programs[6].text)).toEqual({ status: 0, out: 'true\n', error: '' });
   });
 
   test('a published checkpoint answers, and is written for others', () => {
@@ -80,12 +84,12 @@ describe('README', () => {
     const model = path.join(packageRoot(), 'test', 'fixtures', 'models', 'bitnet_master');
     for (const name of ['config.json', 'model.safetensors'])
       cpSync(path.join(model, name), path.join(checkpoint, name));
-    const { status, out, error } = run(programs[4].text, checkpoint);
+    const { status, out, error } = run(programs[5].text, checkpoint);
     removeCheckpointFolders();
     expect([status, error]).toEqual([0, '']);
     expect(out).not.toBe('');
     expect(existsSync(path.join(folder, 'packed', 'config.json'))).toBe(true);
   });
 
-  test('every program is run here', () => expect(programs).toHaveLength(6));
+  test('every program is run here', () => expect(programs).toHaveLength(7));
 });
