@@ -35,6 +35,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'rounds the weights of a model to trits',
     load: () => (require('./quantize.js') as typeof import('./quantize.js')).quantize,
   },
+  bench: {
+    summary: 'times a model',
+    load: () => (require('./bench.js') as typeof import('./bench.js')).bench,
+  },
   doctor: {
     summary: 'says what works here, what does not, and what to do',
     load: () => (require('./doctor.js') as typeof import('./doctor.js')).doctor,

@@ -13,13 +13,19 @@ import { call } from './capture-context.js';
 
 describe('a wrong call', () => {
   test.each([
-    [[], 'ternflash: expected a command (chat, generate, train, convert, quantize, doctor), got none\n'],
+    [[], 'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got none\n'],
     [
       ['docter'],
-      'ternflash: expected a command (chat, generate, train, convert, quantize, doctor), got docter; did you mean doctor?\n',
+      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got docter; did you mean doctor?\n',
     ],
-    [['toString'], 'ternflash: expected a command (chat, generate, train, convert, quantize, doctor), got toString\n'],
-    [['--json'], 'ternflash: expected a command (chat, generate, train, convert, quantize, doctor), got --json\n'],
+    [
+      ['toString'],
+      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got toString\n',
+    ],
+    [
+      ['--json'],
+      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got --json\n',
+    ],
     [['doctor', '--jsn'], "ternflash doctor: Unknown option '--jsn'; see ternflash doctor --help\n"],
     [['doctor', 'now'], "ternflash doctor: Unexpected argument 'now'"],
     [['doctor', '--json=1'], "ternflash doctor: Option '--json' does not take an argument; see"],
