@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { copyFile, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
 import { FormatError, OptionError } from '../errors.js';
 import { writeAtomically } from '../formats/atomic-file.js';
+import { copyTextFiles } from '../models/text-files.js';
 import { WrongCall } from './command.js';
 import { CALL_OPTIONS, FREE_OPTIONS, withWholePaths, type GivenOptions } from './train-options.js';
 
 const OPTIONS_FILE = 'options.json';
-/** What a tokenizer is read from. config.json is the model's, and that of a saved model is in its file. */
-const TOKENIZER_FILES = [
-  ...['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'generation_config.json'],
-  'chat_template.jinja',
-];
 
 const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException | null)?.code === 'ENOENT';
 
@@ -62,16 +58,12 @@ export class RunFolder {
     await writeAtomically(this.file(OPTIONS_FILE), (handle) => handle.writeFile(text));
   }
 
-  /** What makes of a saved model one that can be talked with: the files of its tokenizer. */
+  /** Makes of a saved model one that can be talked with. */
   async copyTokenizer(from: string, stopTokens: readonly number[]): Promise<void> {
     const source = (await stat(from)).isDirectory() ? from : path.dirname(from);
-    // For what only config.json said. The model's own file, if there is one, is copied over it.
+    // For what only config.json said, which a saved model does without. Where there is such a file, it is copied over this one.
     await writeFile(this.file('generation_config.json'), `${JSON.stringify({ eos_token_id: stopTokens })}\n`);
-    for (const name of TOKENIZER_FILES) {
-      await copyFile(path.join(source, name), this.file(name)).catch((error: unknown) => {
-        if (!isMissing(error)) throw error;
-      });
-    }
+    await copyTextFiles(source, this.folder);
   }
 }
 
