@@ -108,6 +108,7 @@ async function time(tokens) {
     times.push(performance.now());
     if (times.length > TOKENS) break;
   }
+  await iterator.return?.();
   const steps = times.slice(3).map((each, i) => each - times[i + 2]);
   return { prompt: PROMPT / ((times[1] - times[0]) / 1000), step: steps.sort((a, b) => a - b)[steps.length >> 1] };
 }
