@@ -13,7 +13,7 @@ import { copyTextFiles } from './text-files.js';
 
 /** Options of {@link convertModel}. */
 export interface ConvertModelOptions extends ExportModelOptions {
-  /** Where the work is done. Default cpu, or reference where there is no addon. */
+  /** Where the work is done. Default: the default device. */
   device?: DeviceName | Device;
   /** Keep the float masters of ternary layers, where the checkpoint has them. Default false: they become packed trits. */
   masters?: boolean;
