@@ -27,13 +27,26 @@ const LARGEST: Record<FloatDType, number> = {
 };
 const LIMITS = { int8: [-128, 127], uint8: [0, 255], int32: [-(2 ** 31), 2 ** 31 - 1] } as const;
 
-const scratch = new DataView(new ArrayBuffer(8));
+/** By the exponent of a float64, as it is stored: the rounding step there. */
+const stepsOf = (dtype: FloatDType): Float64Array =>
+  Float64Array.from(
+    { length: 2048 },
+    (_, stored) => 2 ** (Math.max(stored - 1023, SMALLEST_EXPONENT[dtype]) - FRACTION_BITS[dtype]),
+  );
+const STEPS: Record<FloatDType, Float64Array> = {
+  float32: stepsOf('float32'),
+  float16: stepsOf('float16'),
+  bfloat16: stepsOf('bfloat16'),
+};
+
+const scratch = new Float64Array(1);
+const words = new Uint32Array(scratch.buffer);
+const HIGH = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 1 : 0; // the word that comes second on a little-endian machine
 
 /** The distance between neighbouring numbers of the dtype around `value`: one rounding step. */
 export function roundingStep(dtype: FloatDType, value: number): number {
-  scratch.setFloat64(0, value);
-  const exponent = ((scratch.getUint32(0) >>> 20) & 0x7ff) - 1023;
-  return 2 ** (Math.max(exponent, SMALLEST_EXPONENT[dtype]) - FRACTION_BITS[dtype]);
+  scratch[0] = value;
+  return STEPS[dtype][(words[HIGH] >>> 20) & 0x7ff];
 }
 
 /**
