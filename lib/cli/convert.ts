@@ -13,8 +13,9 @@ const HELP = `Examples
 
 Usage: ternflash convert <from> <to> [options]
 
-Writes a checkpoint in another format: a folder with config.json and model.safetensors, or, where the name ends in .gguf, a GGUF file. A GGUF file
-gets no tokenizer, so that llama.cpp runs it with tokens only; from folder to folder the tokenizer's files are copied.
+Writes a checkpoint in another format: a folder with config.json and model.safetensors, or, where the name ends in .gguf, a GGUF file. The tokenizer's
+files are copied from folder to folder; a GGUF file gets it with its chat template if it is a byte-level BPE (Llama 3, Qwen, SmolLM, BitNet 2B-4T), else it
+is for tokens only.
 
   <from>             folder of a checkpoint, a GGUF file, or a file that CausalLM.save wrote
   <to>               what is written; files of the same names are replaced

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { checkBoolean, checkOptions, checkPath } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
@@ -8,6 +9,7 @@ import { FormatError, OptionError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 import type { CausalLM } from './causal-lm.js';
 import { exportModel, type ExportModelOptions } from './export-model.js';
+import { readGgufTokenizer } from './gguf-tokenizer.js';
 import { loadModel } from './load-model.js';
 import { copyTextFiles } from './text-files.js';
 
@@ -19,7 +21,7 @@ export interface ConvertModelOptions extends ExportModelOptions {
   masters?: boolean;
   /** Read what was written and compare it with what it was made of. Default false. */
   verify?: boolean;
-  /** See `loadModel`. */
+  /** Called with what `loadModel` has to say, and if a GGUF file gets no tokenizer. Default: nobody is told. */
   onWarning?: (warning: string) => void;
 }
 
@@ -46,7 +48,8 @@ export interface Conversion {
 }
 
 /**
- * Writes a checkpoint in another format: {@link loadModel} and {@link exportModel}, and the files of the tokenizer from folder to folder.
+ * Writes a checkpoint in another format: {@link loadModel} and {@link exportModel}, and the tokenizer: its files from folder to folder, and into a GGUF file if it
+ * is a byte-level BPE.
  *
  * @param from as `loadModel` takes it.
  * @param to as `exportModel` takes it; not where `from` is.
@@ -63,7 +66,13 @@ export async function convertModel(from: string, to: string, options: ConvertMod
     throw new OptionError(`${op}: expected another place to write to, got ${to}`);
   const placement = { ...(device !== undefined && { device }), trainable };
   using model = await loadModel(from, { ...placement, ...(onWarning && { onWarning }) });
-  await exportModel(model, to, output);
+  const isGguf = (output.format ?? (to.toLowerCase().endsWith('.gguf') ? 'gguf' : 'transformers')) === 'gguf';
+  const tokenizer = isGguf ? await readGgufTokenizer(await folderOf(from), model.config.vocabulary) : null;
+  await exportModel(model, to, {
+    ...output,
+    ...(tokenizer && { metadata: { ...tokenizer.metadata, ...output.metadata } }),
+  });
+  if (tokenizer?.missing) onWarning?.(`${to} has no tokenizer: ${tokenizer.missing}`);
   const copied = await copyTextFiles(from, to);
   let differences: Difference[] | null = null;
   if (checkBoolean(op, 'verify', verify ?? false)) {
@@ -72,6 +81,10 @@ export async function convertModel(from: string, to: string, options: ConvertMod
   }
   const state = [...model.state().values()];
   return { tensors: state.length, bytes: state.reduce((sum, each) => sum + each.bytes, 0), differences, copied };
+}
+
+async function folderOf(location: string): Promise<string> {
+  return (await stat(location)).isDirectory() ? location : path.dirname(location);
 }
 
 async function compare(file: string, model: CausalLM, written: CausalLM): Promise<Difference[]> {
