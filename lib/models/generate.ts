@@ -137,7 +137,7 @@ async function* run(
         yield { sequence, token, finish, ...(logOf && { logProbability: logOf(token) }) };
       }
       if (!going.includes(true) || options.signal?.aborted) return;
-      step ??= new DecodingStep(model, cache);
+      step ??= new DecodingStep(op, model, cache);
       logits = await step.run(next, going);
     }
   } finally {
@@ -167,9 +167,11 @@ async function readPrompts(
     const ids = prompts.flatMap((each) => Array.from({ length: tokens }, (_, i) => each[begin + i] ?? 0));
     const before = cache.lengths;
     const logits = inference(() =>
-      model.nextLogits(tensor(Int32Array.from(ids), { shape: [prompts.length, tokens], device: model.device }), cache, [
-        ...counts.map((count) => Math.max(1, count)),
-      ]),
+      model.nextLogits(
+        tensor(Int32Array.from(ids), { shape: [prompts.length, tokens], device: model.device }),
+        cache,
+        counts.map((count) => Math.max(1, count)),
+      ),
     );
     cache.setLengths(before.map((held, sequence) => held + counts[sequence]));
     const ends = prompts.map((each) => each.length > begin && each.length <= begin + tokens);
@@ -191,6 +193,7 @@ class DecodingStep {
   private graph: CapturedGraph<Tensor> | null = null;
 
   constructor(
+    private readonly op: string,
     private readonly model: CausalLM,
     private readonly cache: DecodingCache,
   ) {
@@ -198,7 +201,12 @@ class DecodingStep {
     this.ids = outsideScopes(() => tensor(new Int32Array(cache.batch), { shape: [cache.batch, 1], device }));
     // Attention over lengths known on the device only has not been measured on a GPU yet, and splits no keys there.
     if (device.type === 'cpu') {
-      this.graph = outsideScopes(() => capture(() => inference(() => model.nextLogits(this.ids, cache)), { device }));
+      try {
+        this.graph = outsideScopes(() => capture(() => inference(() => model.nextLogits(this.ids, cache)), { device }));
+      } catch (error) {
+        this.ids.dispose();
+        throw error;
+      }
     }
   }
 
@@ -206,7 +214,7 @@ class DecodingStep {
   async run(tokens: readonly number[], going: readonly boolean[]): Promise<Float32Array> {
     const { model, cache, graph, ids } = this;
     const room = cache.capacity - Math.max(...cache.lengths);
-    if (room < 1) throw new ShapeError(`generate: expected a cache with room for one more token, got a full one`);
+    if (room < 1) throw new ShapeError(`${this.op}: expected a cache with room for one more token, got a full one`);
     const lengths = cache.lengths.map((held, sequence) => held + (going[sequence] ? 1 : 0));
     ids.write(Int32Array.from(tokens));
     if (!graph) {
@@ -216,10 +224,10 @@ class DecodingStep {
       logits.dispose();
       return values;
     }
-    void graph.replay().catch(() => undefined); // reading tells
-    const values = graph.result.data();
+    // Whichever is waited for first tells of a failure.
+    const done = Promise.all([graph.replay(), graph.result.data()]);
     cache.setLengths(lengths);
-    return (await values) as Float32Array;
+    return (await done)[1] as Float32Array;
   }
 
   dispose(): void {

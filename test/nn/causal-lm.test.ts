@@ -7,6 +7,7 @@ import * as path from 'node:path';
 import {
   AdamW,
   capture,
+  CapturedGraph,
   CausalLM,
   clipGradNorm,
   crossEntropy,
@@ -266,6 +267,19 @@ describeBackends((device) => {
     await expect(graph.replay().then(() => graph.result.data())).rejects.toThrow(KernelError);
     cache.setLengths([5, 5]);
     await graph.replay();
+  });
+
+  (device === 'cpu' ? test : test.skip)('a step that fails ends the tokens with its error', async () => {
+    using model = smallModel(device);
+    const failed = new KernelError('flashAttention: expected luck, got none', 'flashAttention');
+    const replay = jest.spyOn(CapturedGraph.prototype, 'replay').mockRejectedValueOnce(failed);
+    const tokens: number[] = [];
+    const run = async (): Promise<void> => {
+      for await (const token of generate(model, [1, 2], { maxTokens: 9 })) tokens.push(token);
+    };
+    await expect(run()).rejects.toBe(failed);
+    replay.mockRestore();
+    expect(tokens).toHaveLength(1);
   });
 
   test('a batch of prompts gives the tokens of each alone, with their probabilities', async () => {
