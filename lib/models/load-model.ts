@@ -170,7 +170,7 @@ class Reader {
         if (ternary.has(name)) await this.readWeight(name, stored, shape);
         else await this.readFloat(name, stored, shape);
       }
-      this.warnOfTheRest();
+      this.checkTheRest();
       return CausalLM.fromState('loadModel', this.options, this.state, this.device);
     } catch (error) {
       for (const each of this.state.values()) each.dispose();
@@ -324,9 +324,19 @@ class Reader {
     read.dispose();
   }
 
-  private warnOfTheRest(): void {
+  /** What has no use: told, but for scales, without which the rest means something else. */
+  private checkTheRest(): void {
     const { file, config } = this.checkpoint;
     const rest = [...file.tensors.keys()].filter((name) => !this.used.has(name) && !isKnownExtra(name));
+    const scale = rest.find((name) => /[._]scale$/.test(name));
+    if (scale !== undefined) {
+      const { file: place, offset } = file.tensors.get(scale) as StoredTensor;
+      throw new FormatError(
+        `${place}: expected no scale named ${scale}, which nothing here is multiplied by`,
+        place,
+        offset,
+      );
+    }
     if (rest.length > 0) {
       const shown = rest.slice(0, 4).join(', ') + (rest.length > 4 ? `, and ${rest.length - 4} more` : '');
       this.warn(`${config.architecture} has no use for ${shown}`);

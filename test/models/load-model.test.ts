@@ -493,6 +493,12 @@ describe('what is wrong is said', () => {
       'LlamaForCausalLM has no use for model.layers.0.self_attn.attn_sub_norm.weight',
     ]);
   });
+  test('a scale that nothing is multiplied by', async () => {
+    const unused = 'model.layers.0.input_layernorm.weight_scale';
+    const place = await writePacked((weights) => weights.set(unused, { shape: [1], values: Float64Array.of(2) }));
+    await expect(loadModel(place, { device })).rejects.toThrow(FormatError);
+    await expect(loadModel(place, { device })).rejects.toThrow(`expected no scale named ${unused}`);
+  });
   test('squared ReLU in float16', async () => {
     const warnings: string[] = [];
     const golden = await loadModel(fixture('bitnet_bitlinear'), {
