@@ -3,6 +3,7 @@
 
 import { device as deviceNamed, getThreads } from '../lib/device.js';
 import { noGrad } from '../lib/autograd/tape.js';
+import { measure } from '../lib/cli/bench.js';
 import { createDryDevice } from '../lib/dry-device.js';
 import { CausalLM, type CausalLMOptions } from '../lib/models/causal-lm.js';
 import { generateBatch } from '../lib/models/generate.js';
@@ -84,16 +85,6 @@ async function readRate(): Promise<number> {
   return rate;
 }
 
-/** Milliseconds from one token of the whole batch to the next, the median; and to the first one. */
-async function decode(model: CausalLM, batch: number, prompt: number): Promise<{ first: number; each: number }> {
-  const prompts = Array.from({ length: batch }, (_, i) => promptOf(prompt, i));
-  const times: number[] = [performance.now()];
-  for await (const { sequence } of generateBatch(model, prompts, { maxTokens: TOKENS, temperature: 0 }))
-    if (sequence === batch - 1) times.push(performance.now());
-  const steps = times.slice(3).map((time, i) => time - times[i + 2]);
-  return { first: times[1] - times[0], each: steps.sort((a, b) => a - b)[steps.length >> 1] };
-}
-
 /** That decoding gives the logits' largest where a pass over the whole sequence has them; ties within the rounding of bfloat16 excepted. */
 async function check(model: CausalLM): Promise<void> {
   const prompt = promptOf(40, 7);
@@ -115,22 +106,20 @@ export async function runModel(): Promise<void> {
   const model = randomModel();
   // The embedding is read as the output projection; of its rows as the embedding, one.
   const weights = [...model.state().values()].reduce((total, each) => total + each.bytes, 0);
-  const { layers, keyHeads = 0, hidden, heads } = OPTIONS;
-  const perToken = layers * keyHeads * (hidden / heads) * 2 * 2;
   console.log(
     `${model.device.id}, ${getThreads()} threads; ${(weights / 1e9).toFixed(2)} GB of weights; memory is read at ${(rate / 1e9).toFixed(1)} GB/s`,
   );
   await check(model);
   const results: object[] = [];
   for (const [batch, prompt] of [...BATCHES.map((each) => [each, 128]), ...PROMPTS.slice(1).map((each) => [1, each])]) {
-    const { first, each } = await decode(model, batch, prompt);
-    const bytes = weights + batch * perToken * (prompt + TOKENS / 2);
+    const figures = await measure(model, { batch, prompt, tokens: TOKENS });
+    const { milliseconds: each, bytes } = figures.generation;
     const ofRoof = bytes / (each / 1000) / rate;
     console.log(
-      `batch ${String(batch).padStart(2)}, prompt ${String(prompt).padStart(4)} | prompt ${((batch * prompt) / (first / 1000)).toFixed(0).padStart(5)} tokens/s | ` +
+      `batch ${String(batch).padStart(2)}, prompt ${String(prompt).padStart(4)} | prompt ${figures.prompt.tokensPerSecond.toFixed(0).padStart(5)} tokens/s | ` +
         `${each.toFixed(1).padStart(7)} ms a step, ${(batch / (each / 1000)).toFixed(1).padStart(6)} tokens/s | ${(100 * ofRoof).toFixed(0).padStart(3)} % of the memory's rate`,
     );
-    results.push({ batch, prompt, firstMilliseconds: first, stepMilliseconds: each, bytes, ofRoof });
+    results.push({ batch, promptTokens: prompt, ...figures, ofRoof });
   }
   model.dispose();
   writeResults({ device: DEVICE, threads: getThreads(), weights, readRate: rate, results });

@@ -2,12 +2,12 @@
 // Copyright 2026 The Ternflash Authors
 
 import { parseArgs } from 'node:util';
-import { getThreads, type DeviceName } from '../device.js';
-import type { FloatDType } from '../dtype.js';
+import { getThreads } from '../device.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import { generateBatch } from '../models/generate.js';
 import { loadModel } from '../models/load-model.js';
 import { Generator } from '../random.js';
+import { checkpointOptions } from './checkpoint-options.js';
 import { WrongCall, type Command } from './command.js';
 import { readNumber } from './read-number.js';
 
@@ -64,7 +64,8 @@ function bytesOfStep(model: CausalLM, { batch, prompt, tokens }: Sizes): number 
   return weights + batch * perToken * (prompt + tokens / 2);
 }
 
-async function measure(model: CausalLM, sizes: Sizes, signal: AbortSignal): Promise<Figures> {
+/** Reads random prompts and makes tokens; an aborted signal throws. */
+export async function measure(model: CausalLM, sizes: Sizes, signal?: AbortSignal): Promise<Figures> {
   const { batch, prompt, tokens } = sizes;
   const random = new Generator(0);
   const prompts = Array.from({ length: batch }, () =>
@@ -72,9 +73,13 @@ async function measure(model: CausalLM, sizes: Sizes, signal: AbortSignal): Prom
   );
   const times = [performance.now()];
   // Temperature 0 draws nothing, and no token ends a sequence.
-  for await (const { sequence } of generateBatch(model, prompts, { maxTokens: tokens, temperature: 0, signal }))
+  for await (const { sequence } of generateBatch(model, prompts, {
+    maxTokens: tokens,
+    temperature: 0,
+    ...(signal && { signal }),
+  }))
     if (sequence === batch - 1) times.push(performance.now());
-  signal.throwIfAborted();
+  signal?.throwIfAborted();
   const first = times[1] - times[0];
   // The first step is captured before it is run.
   const steps = times.slice(3).map((time, i) => time - times[i + 2]);
@@ -107,12 +112,7 @@ export const bench: Command = {
       prompt: readNumber('prompt', values.prompt, 1, 2 ** 20, true),
       tokens: readNumber('tokens', values.tokens, 4, 2 ** 20, true),
     };
-    const { device, dtype } = values;
-    using model = await loadModel(location, {
-      onWarning: (warning) => void (values.quiet || errors.write(`warning: ${warning}\n`)),
-      ...(device !== undefined && { device: device as DeviceName }),
-      ...(dtype !== undefined && { dtype: dtype as FloatDType }),
-    });
+    using model = await loadModel(location, checkpointOptions(values, errors));
     const threads = model.device.type === 'cpu' ? getThreads() : null;
     const { prompt, generation } = await measure(model, sizes, signal);
     if (values.json) {

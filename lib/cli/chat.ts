@@ -5,6 +5,7 @@ import { createInterface, type Interface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { OptionError } from '../errors.js';
 import { summaryOf } from './answer.js';
+import { checkpointOptions } from './checkpoint-options.js';
 import { WrongCall, type Command, type Context } from './command.js';
 import { Conversation } from './conversation.js';
 import { isExpected } from './expected-error.js';
@@ -142,8 +143,8 @@ export const chat: Command = {
     if (others.length > 0) throw new WrongCall(`expected a model only, got also ${JSON.stringify(others[0])}`);
     const options = readTextOptions(values);
 
-    const onWarning = (warning: string): void => void (options.quiet || context.errors.write(`warning: ${warning}\n`));
-    const model = await context.loadTextModel(path, { ...options.load, onWarning });
+    const { load, quiet } = options;
+    const model = await context.loadTextModel(path, checkpointOptions({ ...load, quiet }, context.errors));
     try {
       context.signal.throwIfAborted(); // while it was loaded
       if (!model.tokenizer.chatTemplates.includes('default')) {

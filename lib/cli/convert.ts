@@ -2,8 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { parseArgs } from 'node:util';
-import { convertModel, type Conversion } from '../models/convert-model.js';
-import type { DeviceName } from '../device.js';
+import { convertModel, type Conversion, type Difference } from '../models/convert-model.js';
+import { checkpointOptions, readTwoPlaces } from './checkpoint-options.js';
 import { WrongCall, type Command } from './command.js';
 
 const HELP = `Examples
@@ -39,9 +39,8 @@ const OPTIONS = {
   help: { type: 'boolean', short: 'h', default: false },
 } as const;
 
-/** Whether a difference is one that the format leaves no way around: a scale of trits, rounded to float16. */
-const isRounding = ({ name, largest }: { name: string; largest: number }): boolean =>
-  name.endsWith('.weight.scale') && largest < 1;
+/** Whether a difference is one that TQ1_0 and TQ2_0 leave no way around: a scale of trits, rounded to float16. */
+const isRounding = ({ name, relative }: Difference): boolean => name.endsWith('.weight.scale') && relative <= 2 ** -11;
 
 function show({ tensors, bytes, differences, copied }: Conversion, to: string): string {
   const lines = [`${to}: ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB of weights`];
@@ -60,20 +59,18 @@ export const convert: Command = {
       out.write(HELP);
       return 0;
     }
-    const [from, to, ...others] = positionals;
-    if (from === undefined || to === undefined || others.length > 0)
-      throw new WrongCall(`expected what to read and what to write, got ${positionals.length} names`);
-    const { ternary, device, masters, verify } = values;
+    const [from, to] = readTwoPlaces(positionals);
+    const { ternary, masters, verify } = values;
     if (ternary !== undefined && !['TQ1_0', 'TQ2_0', 'I2_S'].includes(ternary))
       throw new WrongCall(`expected TQ1_0, TQ2_0 or I2_S for --ternary, got ${JSON.stringify(ternary)}`);
     const done = await convertModel(from, to, {
       masters,
       verify,
-      onWarning: (warning) => void (values.quiet || errors.write(`warning: ${warning}\n`)),
+      ...checkpointOptions(values, errors),
       ...(ternary !== undefined && { ternary: ternary as 'TQ1_0' }),
-      ...(device !== undefined && { device: device as DeviceName }),
     });
     out.write(values.json ? `${JSON.stringify(done)}\n` : show(done, to));
-    return (done.differences ?? []).every(isRounding) ? 0 : 1;
+    const rounds = to.toLowerCase().endsWith('.gguf') && ternary !== 'I2_S';
+    return (done.differences ?? []).every((each) => rounds && isRounding(each)) ? 0 : 1;
   },
 };

@@ -6,6 +6,7 @@ import { text } from 'node:stream/consumers';
 import { parseArgs } from 'node:util';
 import type { Tokenizer } from '../text/tokenizer.js';
 import { answer, summaryOf } from './answer.js';
+import { checkpointOptions } from './checkpoint-options.js';
 import { WrongCall, type Command, type Context } from './command.js';
 import { readTextOptions, TEXT_OPTIONS, TEXT_OPTIONS_HELP } from './text-options.js';
 
@@ -61,8 +62,7 @@ export const generate: Command = {
     const { sampling, stop, quiet, load } = readTextOptions(values);
     const prompt = await readPrompt(given, context);
 
-    const onWarning = (warning: string): void => void (quiet || errors.write(`warning: ${warning}\n`));
-    const model = await context.loadTextModel(path, { ...load, onWarning });
+    const model = await context.loadTextModel(path, checkpointOptions({ ...load, quiet }, errors));
     try {
       const raw = values.raw || !model.tokenizer.chatTemplates.includes('default');
       const ids = encodePrompt(model.tokenizer, prompt, raw);

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { stat } from 'node:fs/promises';
-import * as path from 'node:path';
 import { checkOneOf } from '../check.js';
 import type { DeviceName } from '../device.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import { generate } from '../models/generate.js';
 import { loadModel } from '../models/load-model.js';
+import { folderOf } from '../models/text-files.js';
 import type { DecodingCache } from '../nn/decoding-cache.js';
 import type { LoadTextModel, TextGenerationOptions } from '../text/text-model.js';
 import { Tokenizer } from '../text/tokenizer.js';
@@ -17,8 +16,7 @@ import { Tokenizer } from '../text/tokenizer.js';
 export const loadTextModel: LoadTextModel = async (location, { device, dtype, onWarning }) => {
   const chosen =
     dtype === undefined ? {} : { dtype: checkOneOf('loadModel', 'dtype', dtype as FloatDType, FLOAT_DTYPES) };
-  const isFolder = (await stat(location)).isDirectory();
-  const tokenizer = await Tokenizer.load(isFolder ? location : path.dirname(location));
+  const tokenizer = await Tokenizer.load(await folderOf(location));
   const placement = device === undefined ? {} : { device: device as DeviceName };
   const model = await loadModel(location, { ...placement, ...chosen, ...(onWarning && { onWarning }) });
   const { layers, hidden, contextLength } = model.config;

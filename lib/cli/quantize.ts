@@ -2,13 +2,12 @@
 // Copyright 2026 The Ternflash Authors
 
 import { parseArgs } from 'node:util';
-import type { DeviceName } from '../device.js';
-import { exportModel } from '../models/export-model.js';
+import { exportWithText } from '../models/export-with-text.js';
 import { loadModel } from '../models/load-model.js';
-import { copyTextFiles } from '../models/text-files.js';
 import { quantizeModel } from '../nn/quantize-model.js';
 import type { TernaryMethod } from '../ops/quantize-ternary.js';
-import { WrongCall, type Command } from './command.js';
+import { checkpointOptions, readTwoPlaces } from './checkpoint-options.js';
+import type { Command } from './command.js';
 
 const HELP = `Examples
   ternflash quantize ./llama ./llama-ternary
@@ -49,23 +48,18 @@ export const quantize: Command = {
       out.write(HELP);
       return 0;
     }
-    const [from, to, ...others] = positionals;
-    if (from === undefined || to === undefined || others.length > 0)
-      throw new WrongCall(`expected what to read and what to write, got ${positionals.length} names`);
-    const { device, method } = values;
+    const [from, to] = readTwoPlaces(positionals);
+    const { method } = values;
     const number = (name: 'percentile' | 'k' | 'threshold'): Record<string, number> =>
       values[name] === undefined ? {} : { [name]: Number(values[name]) };
-    using model = await loadModel(from, {
-      onWarning: (warning) => void (values.quiet || errors.write(`warning: ${warning}\n`)),
-      ...(device !== undefined && { device: device as DeviceName }),
-    });
+    const load = checkpointOptions(values, errors);
+    using model = await loadModel(from, load);
     // Transformers has one scale for a matrix, GGUF one for each block.
     const granularity = to.toLowerCase().endsWith('.gguf') ? {} : { granularity: 'tensor' as const };
     const parameters = { ...number('percentile'), ...number('k'), ...number('threshold') };
     const options = { method: method as TernaryMethod, minLayerSize: 0, ...granularity, ...parameters };
     const summary = await quantizeModel(model, options);
-    await exportModel(model, to);
-    await copyTextFiles(from, to);
+    await exportWithText(from, model, to, { onWarning: load.onWarning });
     out.write(values.json ? `${JSON.stringify(summary)}\n` : `${String(summary)}\n`);
     return 0;
   },

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
 import { FormatError, OptionError } from '../errors.js';
 import { writeAtomically } from '../formats/atomic-file.js';
-import { copyTextFiles } from '../models/text-files.js';
+import { copyTextFiles, folderOf } from '../models/text-files.js';
 import { WrongCall } from './command.js';
 import { CALL_OPTIONS, FREE_OPTIONS, withWholePaths, type GivenOptions } from './train-options.js';
 
@@ -60,10 +60,9 @@ export class RunFolder {
 
   /** Makes of a saved model one that can be talked with. */
   async copyTokenizer(from: string, stopTokens: readonly number[]): Promise<void> {
-    const source = (await stat(from)).isDirectory() ? from : path.dirname(from);
     // For what only config.json said, which a saved model does without. Where there is such a file, it is copied over this one.
     await writeFile(this.file('generation_config.json'), `${JSON.stringify({ eos_token_id: stopTokens })}\n`);
-    await copyTextFiles(source, this.folder);
+    await copyTextFiles(await folderOf(from), this.folder);
   }
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { readFile, stat } from 'node:fs/promises';
-import * as path from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DeviceName } from '../device.js';
 import type { FloatDType } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import { loadModel } from '../models/load-model.js';
+import { folderOf } from '../models/text-files.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { applyLora, mergeLora, saveLora } from '../nn/lora.js';
 import { manualSeed } from '../random.js';
@@ -58,7 +58,7 @@ export const train: Command = {
     const folder = new RunFolder(values.out);
     const options = await folder.options(values);
     const settings = readTrainOptions(options);
-    const tokenizer = await loadTokenizer(settings.model);
+    const tokenizer = await Tokenizer.load(await folderOf(settings.model));
     const data = await readData(settings, tokenizer, context.signal);
     const model = await loadModel(settings.model, {
       ...(settings.device !== null && { device: settings.device as DeviceName }),
@@ -77,10 +77,6 @@ export const train: Command = {
     }
   },
 };
-
-async function loadTokenizer(model: string): Promise<Tokenizer> {
-  return Tokenizer.load((await stat(model)).isDirectory() ? model : path.dirname(model));
-}
 
 async function readData(settings: TrainSettings, tokenizer: Tokenizer, signal: AbortSignal): Promise<Data> {
   const {

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { checkBoolean, checkOptions, checkPath } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import { FormatError, OptionError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 import type { CausalLM } from './causal-lm.js';
-import { exportModel, type ExportModelOptions } from './export-model.js';
-import { readGgufTokenizer } from './gguf-tokenizer.js';
+import type { ExportModelOptions } from './export-model.js';
+import { exportWithText } from './export-with-text.js';
 import { loadModel } from './load-model.js';
-import { copyTextFiles } from './text-files.js';
 
 /** Options of {@link convertModel}. */
 export interface ConvertModelOptions extends ExportModelOptions {
@@ -33,6 +31,8 @@ export interface Difference {
   count: number;
   /** By how much at most; of packed trits 0. */
   largest: number;
+  /** By what share of the number it was at most; of packed trits 0. */
+  relative: number;
 }
 
 /** What {@link convertModel} has done. */
@@ -66,14 +66,7 @@ export async function convertModel(from: string, to: string, options: ConvertMod
     throw new OptionError(`${op}: expected another place to write to, got ${to}`);
   const placement = { ...(device !== undefined && { device }), trainable };
   using model = await loadModel(from, { ...placement, ...(onWarning && { onWarning }) });
-  const isGguf = (output.format ?? (to.toLowerCase().endsWith('.gguf') ? 'gguf' : 'transformers')) === 'gguf';
-  const tokenizer = isGguf ? await readGgufTokenizer(await folderOf(from), model.config.vocabulary) : null;
-  await exportModel(model, to, {
-    ...output,
-    ...(tokenizer && { metadata: { ...tokenizer.metadata, ...output.metadata } }),
-  });
-  if (tokenizer?.missing) onWarning?.(`${to} has no tokenizer: ${tokenizer.missing}`);
-  const copied = await copyTextFiles(from, to);
+  const copied = await exportWithText(from, model, to, { ...output, onWarning });
   let differences: Difference[] | null = null;
   if (checkBoolean(op, 'verify', verify ?? false)) {
     using written = await loadModel(to, { ...placement, dtype: model.config.dtype });
@@ -81,10 +74,6 @@ export async function convertModel(from: string, to: string, options: ConvertMod
   }
   const state = [...model.state().values()];
   return { tensors: state.length, bytes: state.reduce((sum, each) => sum + each.bytes, 0), differences, copied };
-}
-
-async function folderOf(location: string): Promise<string> {
-  return (await stat(location)).isDirectory() ? location : path.dirname(location);
 }
 
 async function compare(file: string, model: CausalLM, written: CausalLM): Promise<Difference[]> {
@@ -104,11 +93,14 @@ async function difference(name: string, a: Tensor, b: Tensor): Promise<Differenc
   const bytes = (raw: ArrayBufferView): Buffer => Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
   if (bytes(rawA).equals(bytes(rawB))) return null;
   const [valuesA, valuesB] = (await Promise.all([a.data(), b.data()])) as [Float32Array, Float32Array];
-  let [count, largest] = [0, 0];
+  let [count, largest, relative] = [0, 0, 0];
   for (let i = 0; i < valuesA.length; i++) {
     if (Object.is(valuesA[i], valuesB[i])) continue;
     count++;
-    if (a.dtype !== 'uint8') largest = Math.max(largest, Math.abs(valuesA[i] - valuesB[i]));
+    if (a.dtype === 'uint8') continue;
+    const apart = Math.abs(valuesA[i] - valuesB[i]);
+    largest = Math.max(largest, apart);
+    relative = Math.max(relative, apart / Math.abs(valuesA[i]));
   }
-  return { name, count, largest };
+  return { name, count, largest, relative };
 }

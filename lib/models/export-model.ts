@@ -45,8 +45,7 @@ export async function exportModel(model: CausalLM, location: string, options: Ex
   const op = 'exportModel';
   checkOptions(op, options, ['format', 'ternary', 'metadata']);
   checkPath(op, 'location', location);
-  const named = location.toLowerCase().endsWith('.gguf') ? 'gguf' : 'transformers';
-  const format = checkOneOf(op, 'format', options.format ?? named, ['transformers', 'gguf']);
+  const format = checkOneOf(op, 'format', formatOf(location, options), ['transformers', 'gguf']);
   const ternary = checkOneOf(op, 'ternary', options.ternary ?? 'TQ2_0', ['TQ1_0', 'TQ2_0', 'I2_S']);
   if (hasLora(model)) throw new OptionError(`${op}: expected a model without LoRA adapters, got one with some`);
   const modules = [...model.modules().values()];
@@ -63,7 +62,7 @@ export async function exportModel(model: CausalLM, location: string, options: Ex
     throw new OptionError(`${op}: expected frozen ternary layers for a GGUF file, got some that are trained`);
   if (format === 'transformers') {
     const config = transformersConfig(op, modelConfig, frozen > 0);
-    const payloads = payloadsOf(op, model, format, ternary);
+    const payloads = transformersPayloads(op, model);
     await mkdir(location, { recursive: true });
     await writePayloads(path.join(location, 'model.safetensors'), payloads, { format: 'pt' });
     const text = `${JSON.stringify(config, null, 2)}\n`;
@@ -76,8 +75,14 @@ export async function exportModel(model: CausalLM, location: string, options: Ex
     ...options.metadata,
   };
   const tensors = new Map<string, GgufTensor>();
-  for (const [name, payload] of payloadsOf(op, model, format, ternary)) tensors.set(name, inPieces(payload));
+  for (const [name, payload] of ggufPayloads(model, ggufArchitecture(op, modelConfig), ternary))
+    tensors.set(name, inPieces(payload));
   await writeGguf(location, { metadata, tensors });
+}
+
+/** @internal What {@link exportModel} writes to a place. */
+export function formatOf(location: string, { format }: ExportModelOptions): Naming {
+  return format ?? (location.toLowerCase().endsWith('.gguf') ? 'gguf' : 'transformers');
 }
 
 /** A payload as the writer of GGUF files reads it: from the beginning to the end. */
@@ -100,32 +105,44 @@ function fileType(model: CausalLM, ternary: ExportModelOptions['ternary'] | null
   return { float32: 0, float16: 1, bfloat16: 32 }[model.config.dtype];
 }
 
-/** Every tensor under its name in the format. */
-function payloadsOf(
-  op: string,
+/** Every tensor under its name in Transformers. */
+function transformersPayloads(op: string, model: CausalLM): Map<string, TensorPayload> {
+  const payloads = new Map<string, TensorPayload>();
+  for (const [name, weight] of weightsIn(model)) {
+    const [elsewhere] = namesElsewhere(name, 'transformers');
+    if (!(weight instanceof TernaryTensor)) {
+      payloads.set(elsewhere, payloadOf(weight));
+      continue;
+    }
+    if (weight.scale.size !== 1)
+      throw new OptionError(
+        `${op}: expected one scale for ${name}, got ${weight.scale.size}, for which Transformers has no place`,
+      );
+    payloads.set(elsewhere, packedTrits(weight));
+    payloads.set(`${elsewhere}_scale`, payloadOf(weight.scale));
+  }
+  return payloads;
+}
+
+/** Every tensor under its name in llama.cpp. */
+function ggufPayloads(
   model: CausalLM,
-  format: Naming,
+  architecture: string,
   layout: 'TQ1_0' | 'TQ2_0' | 'I2_S',
 ): Map<string, TensorPayload> {
   const payloads = new Map<string, TensorPayload>();
   for (const [name, weight] of weightsIn(model)) {
-    const [elsewhere] = namesElsewhere(name, format);
-    if (weight instanceof TernaryTensor) {
-      if (format === 'gguf') {
-        payloads.set(elsewhere, arranged(model, name, ternaryBlocks(weight, layout)));
-        continue;
-      }
-      if (weight.scale.size !== 1)
-        throw new OptionError(
-          `${op}: expected one scale for ${name}, got ${weight.scale.size}, for which Transformers has no place`,
-        );
-      payloads.set(elsewhere, packedTrits(weight));
-      payloads.set(`${elsewhere}_scale`, payloadOf(weight.scale));
-    } else if (format === 'gguf') {
-      payloads.set(elsewhere, arranged(model, name, weight.shape.length === 1 ? inFloat32(weight) : payloadOf(weight)));
-    } else payloads.set(elsewhere, payloadOf(weight));
+    const [elsewhere] = namesElsewhere(name, 'gguf');
+    const payload =
+      weight instanceof TernaryTensor
+        ? ternaryBlocks(weight, layout)
+        : weight.shape.length === 1
+          ? inFloat32(weight)
+          : payloadOf(weight);
+    const order = architecture === 'llama' ? llamaRowOrder(model.config, name) : null;
+    payloads.set(elsewhere, order ? arranged(payload, order) : payload);
   }
-  const factors = format === 'gguf' ? ggufRopeFactors(model.config) : null;
+  const factors = ggufRopeFactors(model.config);
   if (factors) {
     payloads.set('rope_freqs.weight', {
       type: 'F32',
@@ -177,10 +194,8 @@ function inFloat32(tensor: Tensor): TensorPayload {
   };
 }
 
-/** Rows in llama.cpp's order, for queries and keys of its architecture `llama`. */
-function arranged(model: CausalLM, name: string, payload: TensorPayload): TensorPayload {
-  const order = llamaRowOrder(model.config, name);
-  if (!order || ggufArchitecture('exportModel', model.config) !== 'llama') return payload;
+/** Rows in another order: row r goes where `order[r]` says. */
+function arranged(payload: TensorPayload, order: Int32Array): TensorPayload {
   return {
     ...payload,
     async bytes() {
@@ -188,7 +203,7 @@ function arranged(model: CausalLM, name: string, payload: TensorPayload): Tensor
       const tail = typeNamed(payload.type)?.tailBytes ?? 0;
       const rowBytes = (from.length - tail) / order.length;
       const to = from.slice();
-      order.forEach((source, row) => to.set(from.subarray(row * rowBytes, (row + 1) * rowBytes), source * rowBytes));
+      order.forEach((place, row) => to.set(from.subarray(row * rowBytes, (row + 1) * rowBytes), place * rowBytes));
       return to;
     },
   };

@@ -10,6 +10,11 @@ const TEXT_FILES = [
   ...['chat_template.jinja', 'tokenizer.model', 'vocab.json', 'merges.txt', 'added_tokens.json'],
 ];
 
+/** @internal The folder of a checkpoint, which may be named by its file. */
+export async function folderOf(location: string): Promise<string> {
+  return (await stat(location)).isDirectory() ? location : path.dirname(location);
+}
+
 /** @internal Copies them from one checkpoint's folder to another's; gives the names of those that were there. Does nothing if either is a file. */
 export async function copyTextFiles(from: string, to: string): Promise<string[]> {
   const isFolder = async (place: string): Promise<boolean> => (await stat(place)).isDirectory();

@@ -4,7 +4,16 @@
 import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
-import { CausalLM, liveTensors, loadModel, manualSeed, trackTensors, type Conversion } from '../../lib/index.js';
+import {
+  CausalLM,
+  exportModel,
+  liveTensors,
+  loadModel,
+  manualSeed,
+  openGguf,
+  trackTensors,
+  type Conversion,
+} from '../../lib/index.js';
 import { packageRoot } from '../../lib/native.js';
 import { checkpointFolder, removeCheckpointFolders } from '../text/checkpoint-folder.js';
 import { call } from './capture-context.js';
@@ -69,6 +78,7 @@ describe('ternflash convert', () => {
     const names = (differences ?? []).map(({ name }) => name);
     expect(names.every((name) => name.endsWith('.weight.scale'))).toBe(true);
     expect(names.length > 0).toBe(rounds);
+    for (const { relative } of differences ?? []) expect(relative > 0 && relative <= 2 ** -11).toBe(true);
     const back = await call(['convert', to, place(), '--verify']);
     expect(back).toMatchObject({ code: 0, errors: '' });
     expect(back.out).toContain('verified');
@@ -122,6 +132,27 @@ describe('ternflash quantize', () => {
     const args = ['quantize', fixture('llama'), place(), '--method', 'percentile'];
     expect((await call([...args, '--percentile', '50'])).out).toMatch(/5\d\.\d % of the trits are 0/);
     expect((await call([...args, '--percentile', 'half'])).errors).toContain('percentile, got NaN');
+  });
+
+  test('a GGUF file gets the tokenizer, or it is told why not', async () => {
+    const { errors } = await call(['quantize', fixture('llama'), place('.gguf')]);
+    expect(errors).toContain('blocks of 256'); // its layers are too narrow
+    const to = place('.gguf');
+    const dense = checkpointFolder(CHAT_FILES);
+    manualSeed(2);
+    using model = new CausalLM({
+      vocabulary: 300,
+      layers: 1,
+      hidden: 256,
+      heads: 4,
+      intermediate: 256,
+      ternary: false,
+    });
+    await exportModel(model, dense);
+    expect(await call(['quantize', dense, to])).toMatchObject({ code: 0, errors: '' });
+    const file = await openGguf(to);
+    expect(file.metadata['tokenizer.ggml.model']).toBe('gpt2');
+    await file.close();
   });
 
   test('another method is told', async () => {
