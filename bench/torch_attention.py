@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
 # Copyright 2026 The Ternflash Authors
-"""Times attention forward beside PyTorch's cuDNN kernel, both in this process: called by `npm run bench -- flash-attention --peer torch`.
+"""Times attention beside PyTorch's cuDNN kernel, both in this process: called by `npm run bench -- flash-attention --peer torch`.
 
 bfloat16, 16,384 tokens, heads x head dim = 2048, normally distributed numbers; each call in a CUDA graph. Two protocols:
 
 interleaved  both take turns, 18 ms each, and share one clock; the median of 11 turns
-alone        each by itself for 0.25 s, so that its own power sets its clock, and then timed for 0.25 s; the better of two readings
+alone        each by itself for 0.6 s, until its own power has set its clock, and then timed for 0.25 s; the better of two readings, in both orders
 
-usage: torch_attention.py LIBRARY [interleaved] [alone] [packed] [D128 causal S512 ...]
+usage: torch_attention.py LIBRARY [backward] [flash] [interleaved] [alone] [packed] [D128 causal S512 ...]
 
-Without a word of a kind, all of that kind; packed: beside each case the same one as packed sequences of one length.
+Without a word of a kind, all of that kind. backward: the backward pass, else the forward one. flash: beside PyTorch's FlashAttention-2 kernel as well.
+packed: beside each case of the forward pass the same one as packed sequences of one length.
 """
 import ctypes
 import json
@@ -38,13 +39,34 @@ class Call(ctypes.Structure):
     _fields_ = FIELDS
 
 
+class BackwardCall(ctypes.Structure):
+    _fields_ = [("forward", Call)] + [(name, ctypes.c_void_p) for name in ("d_out", "d_q", "d_k", "d_v", "delta")] + [("deterministic", ctypes.c_int64)]
+
+
 class Ternflash:
     def __init__(self, path):
         os.environ.setdefault("TERNFLASH_ATTENTION_KERNEL", "hopper")  # and no other without being noticed
-        self.function = ctypes.CDLL(path).ternflash_attention
+        self.library = ctypes.CDLL(path)
         self.workspace = torch.zeros(1 << 20, dtype=torch.uint8, device="cuda")
 
-    def attention(self, q, k, v, out, lse, window=(-1, -1), scale=None, softcap=0.0, sinks=None, cu_seqlens=None, longest=None):
+    def attention(self, q, k, v, out, lse, *options, **named):
+        """As describe()."""
+        if self.library.ternflash_attention(ctypes.byref(self.describe(q, k, v, out, lse, *options, **named))) != 0:
+            raise RuntimeError("ternflash_attention failed")
+
+    def backward(self, q, k, v, out, lse, d_out, d_q, d_k, d_v, delta, *options, deterministic=False, **named):
+        """Of out and lse as attention() gave them; d_q, d_k, d_v: like q, k, v; delta: like lse."""
+        if self.workspace.numel() < 1 << 29:
+            self.workspace = torch.zeros(1 << 29, dtype=torch.uint8, device="cuda")
+        call = BackwardCall()
+        call.forward = self.describe(q, k, v, out, lse, *options, **named)
+        for name, tensor in (("d_out", d_out), ("d_q", d_q), ("d_k", d_k), ("d_v", d_v), ("delta", delta)):
+            setattr(call, name, tensor.data_ptr())
+        call.deterministic = deterministic
+        if self.library.ternflash_attention_backward(ctypes.byref(call)) != 0:
+            raise RuntimeError("ternflash_attention_backward failed")
+
+    def describe(self, q, k, v, out, lse, window=(-1, -1), scale=None, softcap=0.0, sinks=None, cu_seqlens=None, longest=None):
         """q, k, v, out: [batch, rows, heads, head_dim], or [total, heads, head_dim] with cu_seqlens [2, batch + 1] and longest = (queries, keys)."""
         call = Call()
         for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out), ("lse", lse), ("sinks", sinks), ("cu_seqlens", cu_seqlens)):
@@ -62,8 +84,7 @@ class Ternflash:
         call.window_left, call.window_right = window
         call.scale = scale if scale is not None else q.shape[-1] ** -0.5
         call.softcap = softcap
-        if self.function(ctypes.byref(call)) != 0:
-            raise RuntimeError("ternflash_attention failed")
+        return call
 
 
 def clock():
@@ -107,11 +128,12 @@ def interleaved(graphs):
 
 def alone(graphs):
     best = {name: math.inf for name in graphs}
-    for _ in range(2):
-        for name, graph in graphs.items():
-            times = max(2, round(250 / (graph.replay() * graph.count)))
-            graph.replay(times)
-            best[name] = min(best[name], graph.replay(times))
+    for order in (list(graphs), list(graphs)[::-1]):
+        for name in order:
+            graph = graphs[name]
+            replay_ms = graph.replay() * graph.count
+            graph.replay(max(2, round(600 / replay_ms)))
+            best[name] = min(best[name], graph.replay(max(2, round(250 / replay_ms))))
     return best
 
 
@@ -125,10 +147,84 @@ def cases(words):
                     yield name, head_dim, causal, length
 
 
+def operands(batch, length, heads, head_dim, count):
+    return [torch.randn(batch, length, heads, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(count)]
+
+
+def difference(ours, expected):
+    """The largest, of tensors of larger numbers than 1 as a share of the largest."""
+    return max(((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1)).item() for a, b in zip(ours, expected))
+
+
+def forward_functions(ternflash, batch, length, heads, head_dim, causal, words):
+    """What is timed, by name, and by how much the results differ."""
+    q, k, v = operands(batch, length, heads, head_dim, 3)
+    out = torch.full_like(q, math.nan)
+    lse = torch.full((batch, heads, length), math.nan, device="cuda")
+    window = (-1, 0 if causal else -1)
+    starts = torch.arange(batch + 1, device="cuda", dtype=torch.int32).mul(length).repeat(2, 1).contiguous()
+
+    def torch_by(backend):
+        def call():
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=causal)
+
+        return call
+
+    def ours():
+        ternflash.attention(q, k, v, out, lse, window)
+
+    def packed():
+        flat = [each.view(-1, heads, head_dim) for each in (q, k, v, out)]
+        ternflash.attention(*flat, lse, window, cu_seqlens=starts, longest=(length, length))
+
+    functions = {"cudnn": torch_by(SDPBackend.CUDNN_ATTENTION), "ours": ours}
+    if "flash" in words:
+        functions["flash"] = torch_by(SDPBackend.FLASH_ATTENTION)
+    if "packed" in words:
+        functions["packed"] = packed
+    ours()
+    return functions, difference([out], [functions["cudnn"]().transpose(1, 2)])
+
+
+def backward_functions(ternflash, batch, length, heads, head_dim, causal, words):
+    """What is timed, by name, and by how much the results differ."""
+    q, k, v, d_out = operands(batch, length, heads, head_dim, 4)
+    out, d_q, d_k, d_v = (torch.full_like(q, math.nan) for _ in range(4))
+    lse, delta = (torch.full((batch, heads, length), math.nan, device="cuda") for _ in range(2))
+    window = (-1, 0 if causal else -1)
+    views = [each.transpose(1, 2) for each in (q, k, v, d_out)]
+    aten = torch.ops.aten
+
+    def cudnn_call():
+        out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_cudnn_attention(*views[:3], None, True, 0.0, causal, False)
+        return lambda: aten._scaled_dot_product_cudnn_attention_backward(
+            views[3], *views[:3], out, lse, seed, offset, None, cum_q, cum_k, max_q, max_k, 0.0, causal
+        )
+
+    def flash_call():
+        out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_flash_attention(*views[:3], 0.0, causal, False)
+        return lambda: aten._scaled_dot_product_flash_attention_backward(
+            views[3], *views[:3], out, lse, cum_q, cum_k, max_q, max_k, 0.0, causal, seed, offset
+        )
+
+    def ours():
+        ternflash.backward(q, k, v, out, lse, d_out, d_q, d_k, d_v, delta, window)
+
+    functions = {"cudnn": cudnn_call(), "ours": ours}
+    if "flash" in words:
+        functions["flash"] = flash_call()
+    ternflash.attention(q, k, v, out, lse, window)
+    ours()
+    return functions, difference([d_q, d_k, d_v], [each.transpose(1, 2) for each in functions["cudnn"]()[:3]])
+
+
 def main():
     library, *words = sys.argv[1:]
     protocols = [word for word in ("interleaved", "alone") if word in words] or ["interleaved", "alone"]
-    packed = "packed" in words
+    backward = "backward" in words
+    if backward:
+        os.environ.setdefault("TERNFLASH_ATTENTION_KERNEL", "auto")
     ternflash = Ternflash(library)
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}; TFLOP/s, ratio: ours to cuDNN's", flush=True)
     results = []
@@ -137,30 +233,10 @@ def main():
     for name, head_dim, causal, length in cases(words):
         batch, heads = TOKENS // length, HIDDEN // head_dim
         torch.manual_seed(1)
-        q, k, v = (torch.randn(batch, length, heads, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-        out = torch.full_like(q, math.nan)
-        lse = torch.full((batch, heads, length), math.nan, device="cuda")
-        window = (-1, 0 if causal else -1)
-        starts = torch.arange(batch + 1, device="cuda", dtype=torch.int32).mul(length).repeat(2, 1).contiguous()
-
-        def cudnn():
-            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-                return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=causal)
-
-        def ours():
-            ternflash.attention(q, k, v, out, lse, window)
-
-        def ours_packed():
-            flat = [each.view(-1, heads, head_dim) for each in (q, k, v, out)]
-            ternflash.attention(*flat, lse, window, cu_seqlens=starts, longest=(length, length))
-
-        ours()
-        expected = cudnn().transpose(1, 2)
-        error = (out.float() - expected.float()).abs().max().item()
+        functions, error = (backward_functions if backward else forward_functions)(ternflash, batch, length, heads, head_dim, causal, words)
         if not error < 0.05:
             raise RuntimeError(f"{name}: the results differ by {error}")
-        flops = 4 * batch * heads * length * length * head_dim * (0.5 if causal else 1)
-        functions = {"cudnn": cudnn, "ours": ours, **({"packed": ours_packed} if packed else {})}
+        flops = (10 if backward else 4) * batch * heads * length * length * head_dim * (0.5 if causal else 1)
         graphs = {each: Graph(function, flops / 500e9) for each, function in functions.items()}
         row = {"case": name}
         text = f"{name:20}"
@@ -169,8 +245,8 @@ def main():
             rates = {each: flops / ms / 1e9 for each, ms in times.items()}
             row[protocol] = {**rates, "ratio": rates["ours"] / rates["cudnn"], "clock_power": clock()}
             text += f" | {protocol}: cuDNN {rates['cudnn']:5.0f}, ours {rates['ours']:5.0f}, ratio {row[protocol]['ratio']:.3f}"
-            if packed:
-                text += f", packed {rates['packed'] / rates['ours']:.3f} of ours"
+            text += f", packed {rates['packed'] / rates['ours']:.3f} of ours" if "packed" in rates else ""
+            text += f", FlashAttention-2 {rates['flash']:5.0f}, ratio {rates['ours'] / rates['flash']:.3f}" if "flash" in rates else ""
         print(text, flush=True)
         results.append(row)
     for protocol in protocols:

@@ -131,6 +131,13 @@ __device__ __forceinline__ void load_fragment(float (&d)[4], const float* fragme
   }
 }
 
+// The kernel behind this one may begin, if it was launched to (programmatic dependent launch); it waits where it needs what this one writes.
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // 2^x, 2 ulp; 0 for -Infinity.
 __device__ __forceinline__ float ex2_approx(float x) {
   float y;

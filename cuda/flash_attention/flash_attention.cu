@@ -10,6 +10,7 @@
 
 #include "../failure.cuh"
 #include "../kernels.h"
+#include "../ptx.h"
 #include "../vector.h"
 #include "forward_hopper.h"
 #include "score.h"
@@ -25,6 +26,7 @@ constexpr int SEQUENCE_THREADS = 256;
 // each have, if every (batch entry, head) of a section had as many as the longest. One block.
 __global__ void copy_sequences(const int* cu_seqlens, int batch, int heads, longlong2 totals, longlong2 longest, HopperSections sections,
                                int* starts, uint32_t* wrong, FailureRecord* failure, uint32_t failure_code) {
+  let_next_kernel_begin();
   bool found = false;
   for (int side = 0; side < 2; side++) {
     const int* begin = cu_seqlens + side * (batch + 1);

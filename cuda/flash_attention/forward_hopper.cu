@@ -70,8 +70,8 @@ template <class T>
 const HopperForwardVariant* choose_forward_hopper(const AttentionArguments& args, const DeviceProperties& device) {
   const auto aligned = [](const void* data) { return data && reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   if (device.capability != 90 || int64_t(args.queries) * args.batch * args.heads > INT_MAX || !tensor_map_encoder() ||
-      args.slopes || args.held_keys || args.drop_threshold > 0 || args.keys == 0 || !aligned(args.q) || !aligned(args.k) ||
-      !aligned(args.v) || !aligned(args.out))
+      args.slopes || args.held_keys || args.drop_threshold > 0 || args.keys == 0 || !aligned(args.q) ||
+      !aligned(args.k) || !aligned(args.v) || !aligned(args.out))
     return nullptr;
   const int sides = args.window_left >= 0 ? 2 : args.window_right >= 0 ? 1 : 0;
   const bool softcap = args.softcap > 0.0f;
@@ -134,8 +134,18 @@ cudaError_t launch_forward_hopper(const HopperForwardVariant& variant, const Att
   if (status != cudaSuccess) return status;
   const int64_t tiles = int64_t(args.query_tiles) * args.batch * args.heads;
   const int64_t blocks = std::min<int64_t>(tiles, device.multiprocessors);
-  variant.kernel<<<static_cast<unsigned>(blocks), variant.threads, variant.shared_bytes, stream>>>(maps, args);
-  return cudaGetLastError();
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(blocks);
+  config.blockDim = static_cast<unsigned>(variant.threads);
+  config.dynamicSmemBytes = static_cast<size_t>(variant.shared_bytes);
+  config.stream = stream;
+  // Packed sequences: begins while they are still looked at, and waits for that where it reads of it.
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = packed ? 1 : 0;
+  return cudaLaunchKernelEx(&config, variant.kernel, maps, args);
 }
 
 #define TERNFLASH_INSTANTIATE(T)                                                                                     \

@@ -128,6 +128,7 @@ struct HopperCopies {
 
   // A warp: draws tiles, each when the one before is nearly loaded, so that none waits for a block that has much to do.
   __device__ void plan_all() const {
+    if (args.section_starts) wait_for_kernel_before();
     const bool leader = threadIdx.x % 32 == 0;
     const auto draw = [&] {
       const int drawn = leader ? atomicAdd(args.tickets, 1) + nctaid_x() : 0;
@@ -193,7 +194,9 @@ struct HopperCopies {
 
   // A warp: packed sequences that were described wrongly have no tiles; out and lse are zeros.
   __device__ void clear_if_wrong() const {
-    if (!args.wrong || *args.wrong == 0) return;
+    if (!args.wrong) return;
+    wait_for_kernel_before();
+    if (*args.wrong == 0) return;
     const int64_t first = int64_t(blockIdx.x) * 32 + threadIdx.x % 32;
     const int64_t step = int64_t(gridDim.x) * 32;
     for (int64_t i = first; i < args.all_rows * args.heads * D; i += step) static_cast<T*>(args.out)[i] = T(0.0f);
