@@ -8,6 +8,7 @@ import { randn, type Tensor } from '../lib/tensor.js';
 import { AdamW } from '../lib/train/adamw.js';
 import type { NamedCase } from './cases.js';
 import { DEVICE } from './options.js';
+import { subject } from './schema.js';
 
 const LENGTH = 2 ** 22;
 const LEARNING_RATE = 1e-3;
@@ -20,6 +21,7 @@ export function adamwCase(dtype: FloatDType): NamedCase {
   const name = `adamw ${dtype}${hasMaster ? ' with masters' : ''}, ${LENGTH} parameters`;
   return {
     name,
+    subject: subject('AdamW', dtype),
     unit: 'bytes',
     prepare() {
       const parameter = randn([LENGTH], { device: DEVICE, dtype, seed: 7, requiresGrad: true });

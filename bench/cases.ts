@@ -22,6 +22,7 @@ import {
   ternaryMatmulCases,
   ternarySparsityBench,
   varlenAttentionCases,
+  type AttentionCase,
   type AttentionOptionsCase,
   type Case,
   type LinearCase,
@@ -37,10 +38,10 @@ import { ternaryOf, thresholdedOf } from '../test/formulas/ternary.js';
 import type { OpSpec } from '../test/op-spec.js';
 import { Random } from '../test/random.js';
 import { adamwCase } from './adamw.js';
+import { layerCases } from './attention-layer.js';
+import type { GpuCase } from './gpu-case.js';
 import { DEVICE } from './options.js';
-
-/** What a case is measured in, and the ceiling it is held against. */
-export type Unit = 'float operations' | 'integer operations' | 'bytes';
+import { subject, type Subject, type Unit } from './schema.js';
 
 /** One thing to time. Shapes come from the list the tests use too, test/cases.ts. */
 export interface BenchCase {
@@ -54,6 +55,8 @@ export interface BenchCase {
 
 export interface NamedCase {
   name: string;
+  subject: Subject;
+  /** Of `amount`. */
   unit: Unit;
   prepare(): BenchCase;
 }
@@ -101,6 +104,7 @@ function linearCase(c: LinearCase): NamedCase {
   const { m, n, k } = sizes(c);
   return {
     name,
+    subject: subject('linear', 'float32'),
     unit: 'float operations',
     prepare() {
       const x = randn([m, k], OPTIONS);
@@ -169,6 +173,7 @@ function ternaryCase(c: LinearCase, sparsity?: Sparsity): NamedCase {
   const { m, n, k } = sizes(c);
   return {
     name,
+    subject: subject('ternaryMatmul', 'int8'),
     unit: 'integer operations',
     prepare() {
       const x = randn([m, k], OPTIONS);
@@ -220,6 +225,7 @@ function quantizeCase({ name: size, rows, cols }: QuantizeCase, options: Quantiz
   const name = `quantize-ternary ${options.method} ${options.granularity ?? ''} ${size}`.replace('  ', ' ');
   return {
     name,
+    subject: subject('quantizeTernary', 'float32'),
     unit: 'bytes',
     prepare() {
       const weight = randn([rows, cols], OPTIONS);
@@ -251,6 +257,7 @@ function samplingCase(options: SamplingOptions): NamedCase {
   const name = `sample ${JSON.stringify(options)} of ${vocabulary}`;
   return {
     name,
+    subject: subject('sample', 'float32'),
     unit: 'bytes',
     prepare() {
       const generator = new Generator(7);
@@ -281,6 +288,7 @@ function bitLinearStepCase(m: number, n: number, k: number): NamedCase {
   const name = `bit-linear forward and backward ${m}x${n}x${k}`;
   return {
     name,
+    subject: subject('bitLinear', 'int8', { pass: 'forward+backward' }),
     unit: 'integer operations',
     prepare() {
       const x = randn([m, k], { ...OPTIONS, requiresGrad: true });
@@ -367,10 +375,12 @@ function attentionCase<C extends AttentionOptionsCase>(
   c: C,
   problemOf: (c: C) => Problem,
   backward: boolean,
+  shape: Partial<Subject> = {},
 ): NamedCase {
   const name = `flash-attention ${c.name}, ${backward ? 'forward and backward' : 'forward'}`;
   return {
     name,
+    subject: subject(spec.op, 'float32', { pass: backward ? 'forward+backward' : 'forward', ...shape }),
     unit: 'float operations',
     prepare() {
       const problem = problemOf(c);
@@ -398,12 +408,19 @@ function attentionCase<C extends AttentionOptionsCase>(
   };
 }
 
+/** The batch and sequence of self-attention; its options are the name of the line. */
+const shapeOf = ({ name, batch, queries, keys }: AttentionCase): Partial<Subject> =>
+  queries === keys
+    ? { batch, sequence: queries, alongSequence: name === `${queries}` ? 'full' : name.replace(`${queries}, `, '') }
+    : { batch };
+
 /** Forward and backward, fused and as the pair of ops that holds the logits. Both are counted as the three products of the pair. */
 function lossCase(c: LinearCrossEntropyCase, fused: boolean): NamedCase {
   const { rows: m, vocabulary: n, features: k } = c;
   const name = `${fused ? 'linear-cross-entropy' : 'linear, cross-entropy'} ${c.name}, forward and backward`;
   return {
     name,
+    subject: subject(fused ? 'linearCrossEntropy' : 'linear, crossEntropy', 'float32', { pass: 'forward+backward' }),
     unit: 'float operations',
     prepare() {
       const x = randn([m, k], { ...OPTIONS, requiresGrad: true });
@@ -459,6 +476,7 @@ function lossCase(c: LinearCrossEntropyCase, fused: boolean): NamedCase {
 function memoryCase<C extends Case>(spec: OpSpec<C>, c: C): NamedCase {
   return {
     name: `${spec.op} ${c.name}`,
+    subject: subject(spec.op, 'float32', { pass: 'forward' }),
     unit: 'bytes',
     prepare() {
       const inputs = spec.inputs(c, new Random(c.name));
@@ -520,6 +538,17 @@ const QUANTIZE_METHODS: readonly QuantizeTernaryOptions[] = [
   { method: 'percentile', percentile: 90, granularity: 'tensor' },
 ];
 
+/** A case that both suites have. */
+const onCpu = ({ name, subject: about, prepare }: GpuCase): NamedCase => ({
+  name,
+  subject: about,
+  unit: 'float operations',
+  prepare() {
+    const { flops: amount, check, run, dispose } = prepare();
+    return { amount, check, run, dispose };
+  },
+});
+
 /** Every case, made only when it is its turn. */
 export function benchCases(): NamedCase[] {
   return [
@@ -530,10 +559,11 @@ export function benchCases(): NamedCase[] {
     ...[{}, { topK: 40 }, { topP: 0.9 }].map(samplingCase),
     bitLinearStepCase(2048, 512, 192),
     ...FLOAT_DTYPES.map(adamwCase),
-    ...attentionCases.bench.map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, false)),
+    ...layerCases(['float32']).map(onCpu),
+    ...attentionCases.bench.map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, false, shapeOf(c))),
     ...attentionCases.bench
       .filter((c) => c.queries === 1024)
-      .map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, true)),
+      .map((c) => attentionCase(flashAttentionSpec, c, attentionProblem, true, shapeOf(c))),
     ...[false, true].flatMap((backward) =>
       varlenAttentionCases.bench.map((c) => attentionCase(flashAttentionVarlenSpec, c, varlenProblem, backward)),
     ),

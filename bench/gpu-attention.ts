@@ -7,6 +7,7 @@ import { tidy } from '../lib/scope.js';
 import type { Tensor } from '../lib/tensor.js';
 import { clearGrads, disposeAll, size, type GpuCase } from './gpu-case.js';
 import { expectNear, operand, readerOf } from './operands.js';
+import { subject } from './schema.js';
 
 const DTYPE = 'bfloat16';
 const EPSILON = 2 ** -8;
@@ -26,9 +27,14 @@ interface Shape {
 
 function attentionCase(shape: Shape, backward: boolean): GpuCase {
   const { batch, sequence: s, heads, headDim: d, causal } = shape;
-  const name = `attention ${backward ? 'forward+backward' : 'forward'} bf16 D${d} S${s} ${causal ? 'causal' : 'full'}`;
+  const pass = backward ? 'forward+backward' : 'forward';
+  const mask = causal ? 'causal' : 'full';
+  const name = `attention ${pass} bf16 D${d} S${s} ${mask}`;
+  // The batch changes with the sequence, for the number of tokens does not.
+  const alongSequence = `D ${d} ${mask}, ${batch * s} tokens`;
   return {
     name,
+    subject: subject('flashAttention', DTYPE, { pass, batch, sequence: s, alongSequence }),
     prepare() {
       const make = (seed: number) => operand([batch, s, heads, d], DTYPE, { seed, requiresGrad: backward });
       const [q, k, v] = [1, 2, 3].map(make);

@@ -4,10 +4,12 @@
 import type { FloatDType } from '../lib/dtype.js';
 import type { Tensor } from '../lib/tensor.js';
 import { SMALL } from './options.js';
+import type { Subject } from './schema.js';
 
 /** One thing to time on a GPU, by the name that bench/torch_peer.py gives to the same. */
 export interface GpuCase {
   name: string;
+  subject: Subject;
   prepare(): PreparedGpuCase;
 }
 

@@ -9,6 +9,7 @@ import { tensor, type Tensor } from '../lib/tensor.js';
 import { clearGrads, disposeAll, size, type GpuCase } from './gpu-case.js';
 import { expectNear, operand, readerOf, type Operand } from './operands.js';
 import { DEVICE } from './options.js';
+import { subject } from './schema.js';
 
 const DTYPE = 'bfloat16';
 const LOGIT_ROWS = size(2048, 32);
@@ -36,9 +37,11 @@ function makeTargets(rows: number): { targets: Tensor; classes: Int32Array } {
 }
 
 function crossEntropyCase(backward: boolean): GpuCase {
-  const name = `loss crossEntropy ${backward ? 'forward+backward' : 'forward'} bf16 V${VOCABULARY}`;
+  const pass = backward ? 'forward+backward' : 'forward';
+  const name = `loss crossEntropy ${pass} bf16 V${VOCABULARY}`;
   return {
     name,
+    subject: subject('crossEntropy', DTYPE, { pass }),
     prepare() {
       const logits = operand([LOGIT_ROWS, VOCABULARY], DTYPE, { seed: 1, requiresGrad: backward });
       const { targets, classes } = makeTargets(LOGIT_ROWS);
@@ -113,6 +116,7 @@ function linearCrossEntropyCase(): GpuCase {
   const name = `loss linearCrossEntropy forward+backward bf16 V${VOCABULARY}`;
   return {
     name,
+    subject: subject('linearCrossEntropy', DTYPE, { pass: 'forward+backward' }),
     prepare() {
       const x = operand([FEATURE_ROWS, FEATURES], DTYPE, { seed: 1, requiresGrad: true });
       const weight = operand([VOCABULARY, FEATURES], DTYPE, { seed: 2, std: 0.02, requiresGrad: true });

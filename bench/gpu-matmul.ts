@@ -12,6 +12,7 @@ import { roundedTo } from '../test/arithmetic.js';
 import { disposeAll, SHORT_NAMES, size, type GpuCase } from './gpu-case.js';
 import { expectNear, operand, readerOf } from './operands.js';
 import { DEVICE } from './options.js';
+import { subject } from './schema.js';
 
 const SAMPLES = 100;
 const SQUARE = size(4096, 96);
@@ -24,6 +25,7 @@ function matmulCase(layout: Layout, dtype: FloatDType): GpuCase {
   const n = SQUARE;
   return {
     name,
+    subject: subject('matmul', dtype),
     prepare() {
       const place: Device = device(DEVICE);
       const [a, b] = [1, 2].map((seed) => operand([n, n], dtype, { seed }));
@@ -74,6 +76,7 @@ function ternaryCase(m: number, n: number, k: number): GpuCase {
   const name = `ternary matmul M${m} ${n}x${k}`;
   return {
     name,
+    subject: subject('ternaryMatmul', 'int8'),
     prepare() {
       const x = operand([m, k], TERNARY_DTYPE, { seed: 1 });
       const weight = operand([n, k], TERNARY_DTYPE, { seed: 2 });

@@ -15,6 +15,7 @@ import { AdamW } from '../lib/train/adamw.js';
 import { clearGrads, disposeAll, SHORT_NAMES, size, type GpuCase } from './gpu-case.js';
 import { expectNear, operand, readerOf, type Operand } from './operands.js';
 import { DEVICE } from './options.js';
+import { subject } from './schema.js';
 
 const DTYPE = 'bfloat16';
 const ROWS = size(16384, 64);
@@ -33,6 +34,7 @@ export const COPY_CASE = 'memory copy bf16';
 function copyCase(): GpuCase {
   return {
     name: COPY_CASE,
+    subject: subject('copy', DTYPE),
     prepare() {
       const x = operand([size(2 ** 28, 2 ** 12)], DTYPE);
       return {
@@ -149,9 +151,11 @@ const swigluOp: MemoryOp = {
 };
 
 function memoryCase(op: MemoryOp, backward: boolean): GpuCase {
-  const name = `memory ${op.op} ${backward ? 'forward+backward' : 'forward'} bf16`;
+  const pass = backward ? 'forward+backward' : 'forward';
+  const name = `memory ${op.op} ${pass} bf16`;
   return {
     name,
+    subject: subject(op.op, DTYPE, { pass }),
     prepare() {
       const { call, exact, tensors } = op.make(backward);
       const inputs = Array.from({ length: op.inputs }, (_, i) =>
@@ -201,6 +205,7 @@ function adamwCase(dtype: FloatDType): GpuCase {
   const name = `memory AdamW ${SHORT_NAMES[dtype]}${hasMaster ? ' with fp32 masters' : ''}`;
   return {
     name,
+    subject: subject('AdamW', dtype),
     prepare() {
       const parameter = operand([PARAMETERS], dtype, { seed: 1, requiresGrad: true });
       const gradient = operand([PARAMETERS], dtype, { seed: 2 });
@@ -238,6 +243,7 @@ function quantizeCase(): GpuCase {
   const [rows, cols] = [size(8192, 64), size(4096, 128)];
   return {
     name,
+    subject: subject('quantizeTernary', DTYPE),
     prepare() {
       const weight = operand([rows, cols], DTYPE);
       return {

@@ -4,6 +4,8 @@
 import { device } from '../lib/device.js';
 import { empty } from '../lib/tensor.js';
 import { DEVICE, SMALL } from './options.js';
+import type { Result } from './schema.js';
+import { timesOf } from './statistics.js';
 
 /**
  * Times what the device does, by its own events.
@@ -19,17 +21,7 @@ const BUDGET_MILLISECONDS = 180;
 const MIN_SAMPLES = 5;
 const FILLER_BYTES = SMALL ? 2 ** 16 : 2 ** 28;
 
-export interface Timing {
-  /** Median, quartiles; of one run on the device, in milliseconds. */
-  ms: number;
-  low: number;
-  high: number;
-  /** What queueing a run takes of the JavaScript thread. */
-  callMs: number;
-  headStart: boolean;
-}
-
-const quantile = (sorted: readonly number[], q: number): number => sorted[Math.round((sorted.length - 1) * q)];
+type Timing = Pick<Result, 'milliseconds' | 'samples' | 'callMilliseconds' | 'note'>;
 
 export async function timeOnDevice(run: () => void): Promise<Timing> {
   const place = device(DEVICE);
@@ -66,6 +58,5 @@ export async function timeOnDevice(run: () => void): Promise<Timing> {
   const begin = performance.now();
   while (samples.length < MIN_SAMPLES || performance.now() - begin < BUDGET_MILLISECONDS)
     samples.push((await measure(count, fillers)).total / count);
-  samples.sort((a, b) => a - b);
-  return { ms: quantile(samples, 0.5), low: quantile(samples, 0.25), high: quantile(samples, 0.75), callMs, headStart };
+  return { ...timesOf(samples), callMilliseconds: callMs, note: headStart ? 'head start' : null };
 }

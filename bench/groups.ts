@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { Unit } from './cases.js';
+import type { Unit } from './schema.js';
 
 /** A case of either suite; those of the GPU say by their names what they are. */
 export interface Named {

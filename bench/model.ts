@@ -12,8 +12,11 @@ import { sum } from '../lib/ops/sum.js';
 import { Generator } from '../lib/random.js';
 import { tidy } from '../lib/scope.js';
 import { ones, tensor, tensorFromRaw, zeros, type Tensor } from '../lib/tensor.js';
+import { withMemory } from './memory-use.js';
 import { DEVICE, SMALL } from './options.js';
 import { writeResults } from './results.js';
+import { OURS, subject, type Ceiling, type Result } from './schema.js';
+import { timesOf } from './statistics.js';
 
 /**
  * `npm run bench -- --suite model`: a model of the shape of microsoft/bitnet-b1.58-2B-4T with random weights reads prompts and makes tokens: how many a second, and
@@ -110,17 +113,44 @@ export async function runModel(): Promise<void> {
     `${model.device.id}, ${getThreads()} threads; ${(weights / 1e9).toFixed(2)} GB of weights; memory is read at ${(rate / 1e9).toFixed(1)} GB/s`,
   );
   await check(model);
-  const results: object[] = [];
+  const results: Result[] = [];
+  const ceiling: Ceiling = { name: 'reading memory', unit: 'bytes', perSecond: rate };
   for (const [batch, prompt] of [...BATCHES.map((each) => [each, 128]), ...PROMPTS.slice(1).map((each) => [1, each])]) {
-    const figures = await measure(model, { batch, prompt, tokens: TOKENS });
+    const { value: figures, memory } = await withMemory(() => measure(model, { batch, prompt, tokens: TOKENS }));
     const { milliseconds: each, bytes } = figures.generation;
     const ofRoof = bytes / (each / 1000) / rate;
     console.log(
       `batch ${String(batch).padStart(2)}, prompt ${String(prompt).padStart(4)} | prompt ${figures.prompt.tokensPerSecond.toFixed(0).padStart(5)} tokens/s | ` +
         `${each.toFixed(1).padStart(7)} ms a step, ${(batch / (each / 1000)).toFixed(1).padStart(6)} tokens/s | ${(100 * ofRoof).toFixed(0).padStart(3)} % of the memory's rate`,
     );
-    results.push({ batch, promptTokens: prompt, ...figures, ofRoof });
+    const point = { batch, sequence: prompt, alongSequence: `B ${batch}`, alongBatch: `prompt ${prompt}` };
+    const common = {
+      by: OURS,
+      variant: null,
+      threads: model.device.type === 'cpu' ? getThreads() : null,
+      callMilliseconds: null,
+      memory,
+      note: null,
+    };
+    results.push(
+      {
+        name: `model prompt B${batch} S${prompt}`,
+        ...subject('model: prompt', model.config.dtype, point),
+        ...common,
+        ...timesOf([figures.prompt.milliseconds]),
+        work: { tokens: figures.prompt.tokens },
+        ceiling: null,
+      },
+      {
+        name: `model step B${batch} S${prompt}`,
+        ...subject('model: step', model.config.dtype, point),
+        ...common,
+        ...timesOf(figures.steps),
+        work: { tokens: batch, bytes },
+        ceiling,
+      },
+    );
   }
   model.dispose();
-  writeResults({ device: DEVICE, threads: getThreads(), weights, readRate: rate, results });
+  writeResults(model.device, results);
 }

@@ -3,13 +3,22 @@
 
 import { cast } from '../lib/ops/cast.js';
 import { flashAttention } from '../lib/ops/flash-attention.js';
-import { linear } from '../lib/ops/linear.js';
 import { transpose } from '../lib/ops/transpose.js';
-import { tidy } from '../lib/scope.js';
 import type { Tensor } from '../lib/tensor.js';
+import {
+  attentionLayer,
+  BATCHES,
+  HEAD_DIM,
+  HEADS,
+  HIDDEN,
+  layerOperands,
+  layerOperations,
+  SEQUENCES,
+} from './attention-layer.js';
 import type { OnnxNode, OnnxTensor } from './onnx-model.js';
 import { called, captured, floats, peerOf, type Peer, type PeerCase } from './onnxruntime-contenders.js';
 import { operand } from './operands.js';
+import { subject } from './schema.js';
 
 interface Heads {
   heads: number;
@@ -108,6 +117,12 @@ function forwardCase(c: Attention): PeerCase {
   const name = `attention forward float32 ${headsName(c)} S${sequence}${causal ? ' causal' : ''}`;
   return {
     name,
+    subject: subject('flashAttention', 'float32', {
+      pass: 'forward',
+      batch,
+      sequence,
+      alongSequence: `${headsName(c)} ${causal ? 'causal' : 'full'}`,
+    }),
     unit: 'float operations',
     amount: attentionOperations(c),
     async prepare() {
@@ -133,30 +148,28 @@ function forwardCase(c: Attention): PeerCase {
   };
 }
 
-const HIDDEN = 768;
-const LAYER_HEADS: Heads = { heads: 12, keyHeads: 12, headDim: 64 };
+const LAYER_HEADS: Heads = { heads: HEADS, keyHeads: HEADS, headDim: HEAD_DIM };
 
-/** The projections to q, k and v, attention and the projection of its result, without biases. */
+/** See attention-layer.ts. */
 function layerCase(c: Attention): PeerCase {
-  const { batch, sequence, heads, headDim, causal } = c;
-  const name = `attention-layer float32 B${batch} S${sequence}${causal ? ' causal' : ''}`;
+  const { batch, sequence, heads, causal } = c;
+  const mask = causal ? ' causal' : '';
+  const name = `attention-layer float32 B${batch} S${sequence}${mask}`;
   return {
     name,
+    subject: subject('attention layer', 'float32', {
+      pass: 'forward',
+      batch,
+      sequence,
+      alongSequence: `float32, B ${batch}${mask}`,
+      alongBatch: `float32, S ${sequence}${mask}`,
+    }),
     unit: 'float operations',
-    amount: attentionOperations(c) + 8 * batch * sequence * HIDDEN * HIDDEN,
+    amount: layerOperations(batch, sequence, causal),
     async prepare() {
       const shape = [batch, sequence, HIDDEN];
-      const x = operand(shape, 'float32', { seed: 1 }).tensor;
-      const weights = [2, 3, 4, 5].map(
-        (seed) => operand([HIDDEN, HIDDEN], 'float32', { seed, std: HIDDEN ** -0.5 }).tensor,
-      );
-      const ours = (): Tensor =>
-        tidy(() => {
-          const [q, k, v] = weights
-            .slice(0, 3)
-            .map((weight) => linear(x, weight).reshape(batch, sequence, heads, headDim));
-          return linear(flashAttention(q, k, v, { causal }).reshape(...shape), weights[3]);
-        });
+      const [x, ...weights] = layerOperands(batch, sequence, 'float32').map(({ tensor }) => tensor);
+      const ours = (): Tensor => attentionLayer(x, weights, causal);
 
       const inputs = [floats('x', await read(x), shape)];
       const turned = await Promise.all(weights.map((weight) => transposed(weight)));
@@ -205,6 +218,7 @@ function decodeCase(c: Heads): PeerCase {
   const name = `decode ${headsName(c)}, ${DECODE_KEYS} keys`;
   return {
     name,
+    subject: subject('flashAttention', 'float32', { pass: 'forward', batch: 1 }),
     unit: 'float operations',
     amount: 4 * heads * headDim * DECODE_KEYS,
     async prepare() {
@@ -260,8 +274,7 @@ function decodeCase(c: Heads): PeerCase {
   };
 }
 
-const SEQUENCES = [512, 1024, 2048];
-const HEADS: readonly Heads[] = [
+const ATTENTIONS: readonly Heads[] = [
   { heads: 12, keyHeads: 12, headDim: 64 },
   { heads: 12, keyHeads: 12, headDim: 128 },
   { heads: 32, keyHeads: 8, headDim: 64 },
@@ -271,12 +284,12 @@ const HEADS: readonly Heads[] = [
 export function attentionCases(): PeerCase[] {
   const masks = [false, true];
   return [
-    ...HEADS.flatMap((heads) =>
+    ...ATTENTIONS.flatMap((heads) =>
       SEQUENCES.flatMap((sequence) => masks.map((causal) => forwardCase({ ...heads, batch: 1, sequence, causal }))),
     ),
-    ...[1, 4].flatMap((batch) =>
+    ...BATCHES.flatMap((batch) =>
       SEQUENCES.flatMap((sequence) => masks.map((causal) => layerCase({ ...LAYER_HEADS, batch, sequence, causal }))),
     ),
-    ...HEADS.filter(({ heads, headDim }) => heads === 12 || headDim === 128).map(decodeCase),
+    ...ATTENTIONS.filter(({ heads, headDim }) => heads === 12 || headDim === 128).map(decodeCase),
   ];
 }

@@ -5,9 +5,10 @@ import { createRequire } from 'node:module';
 import { capture } from '../lib/capture.js';
 import { device, getThreads } from '../lib/device.js';
 import type { Tensor } from '../lib/tensor.js';
-import type { Unit } from './cases.js';
 import { onnxModel, type ElementType, type OnnxNode, type OnnxTensor } from './onnx-model.js';
+import { memoryOf } from './memory-use.js';
 import { DEVICE } from './options.js';
+import type { MemoryUse, Subject, Unit } from './schema.js';
 
 /** What takes turns with others. */
 export interface Contender {
@@ -15,6 +16,8 @@ export interface Contender {
   /** Of a run. */
   ops: number;
   run(): Promise<unknown>;
+  /** Absent where it is not known: of a peer, and of a captured graph, whose memory was taken when it was captured. */
+  memory?(): Promise<MemoryUse>;
 }
 
 export interface Peer extends Contender {
@@ -25,6 +28,7 @@ export interface Peer extends Contender {
 
 export interface PeerCase {
   name: string;
+  subject: Subject;
   unit: Unit;
   /** Operations of an op, two for a multiply-add. */
   amount: number;
@@ -41,14 +45,11 @@ export interface Prepared {
 
 /** Calls ops one after the other and waits for the last. `step` is told which of the ops it is. */
 export function called(name: string, step: (index: number) => Tensor, ops = 1): Contender {
-  return {
-    name,
-    ops,
-    run() {
-      for (let i = 0; i < ops; i++) step(i).dispose();
-      return device(DEVICE).synchronize();
-    },
+  const run = (): Promise<void> => {
+    for (let i = 0; i < ops; i++) step(i).dispose();
+    return device(DEVICE).synchronize();
   };
+  return { name, ops, run, memory: () => memoryOf(run) };
 }
 
 /** The same ops replayed as a graph. */

@@ -20,6 +20,7 @@ import {
 } from './onnxruntime-contenders.js';
 import { operand, type Operand } from './operands.js';
 import { DEVICE } from './options.js';
+import { subject } from './schema.js';
 
 interface Product {
   m: number;
@@ -139,6 +140,7 @@ function linearCase(c: Product): PeerCase {
   const name = caseName('linear float32', c);
   return {
     name,
+    subject: subject('linear', 'float32'),
     unit: 'float operations',
     amount: 2 * m * n * k,
     async prepare() {
@@ -179,6 +181,7 @@ function ternaryCase(c: Product): PeerCase {
   const name = caseName('ternary-matmul int8', c);
   return {
     name,
+    subject: subject('ternaryMatmul', 'int8'),
     unit: 'integer operations',
     amount: 2 * m * n * k,
     async prepare() {

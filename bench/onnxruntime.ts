@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { cpus } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
-import { getThreads } from '../lib/device.js';
+import { device, getThreads } from '../lib/device.js';
 import { native } from '../lib/native.js';
 import { attentionCases } from './onnxruntime-attention.js';
 import { onnxruntimeVersion, type Contender, type Prepared } from './onnxruntime-contenders.js';
 import { matmulCases } from './onnxruntime-matmul.js';
+import { multiplyAddCeiling } from './cpu-run.js';
 import { CASE_SECONDS, DEVICE, FILTERS, isWanted } from './options.js';
-import { writeResults } from './results.js';
+import { hardwareOf, writeResults } from './results.js';
+import { OURS, type Result } from './schema.js';
+import { timesOf } from './statistics.js';
 
 /**
  * `--peer onnxruntime`: CPU kernels in one process with those of ONNX Runtime, on the same numbers and with as many threads. The results are
@@ -28,13 +30,8 @@ const CASE_CEILING_SECONDS = 0.05;
 /** Of the ceiling at the start: a case that saw less is marked. */
 const STEADY = 0.9;
 
-interface Timing {
-  name: string;
-  /** Of one op, in milliseconds. */
-  median: number;
-  fastest: number;
-  runs: number;
-}
+/** Of one op. */
+type Timing = { name: string } & ReturnType<typeof timesOf>;
 
 async function runFor(contender: Contender, milliseconds: number): Promise<number[]> {
   const times: number[] = [];
@@ -59,10 +56,7 @@ async function takeTurns(contenders: readonly Contender[]): Promise<Timing[]> {
       times[i].push(...(await runFor(contender, TURN_MILLISECONDS)));
     }
   }
-  return contenders.map(({ name }, i) => {
-    const sorted = times[i].sort((a, b) => a - b);
-    return { name, median: sorted[sorted.length >> 1], fastest: sorted[0], runs: sorted.length };
-  });
+  return contenders.map(({ name }, i) => ({ name, ...timesOf(times[i]) }));
 }
 
 type Ceiling = ReturnType<NonNullable<typeof native>['fmaPeak']>;
@@ -72,9 +66,9 @@ function showCeiling({ oneThread, allThreads }: Ceiling): string {
   return `float32 multiply-add ceiling ${one} GFLOP/s on one, ${all} on all`;
 }
 
-const milliseconds = (value: number): string => value.toPrecision(value < 1 ? 3 : 4);
-const showTiming = ({ median, fastest }: Timing): string =>
-  `${milliseconds(median).padStart(8)} ms (${milliseconds(fastest).padStart(8)})`;
+const showMilliseconds = (value: number): string => value.toPrecision(value < 1 ? 3 : 4);
+const showTiming = ({ milliseconds: { median, fastest } }: Timing): string =>
+  `${showMilliseconds(median).padStart(8)} ms (${showMilliseconds(fastest).padStart(8)})`;
 
 async function disposeOf({ peers, dispose }: Prepared): Promise<void> {
   dispose();
@@ -87,7 +81,7 @@ export async function runOnnxruntime(): Promise<void> {
   const picked = [...attentionCases(), ...matmulCases()].filter(isWanted);
   if (picked.length === 0) throw new Error(`bench: expected the name or group of a case, got ${FILTERS.join(' ')}`);
   const peer = `onnxruntime-node ${onnxruntimeVersion()}`;
-  const [processor, threads] = [cpus()[0].model, getThreads()];
+  const [processor, threads] = [hardwareOf(device(DEVICE)), getThreads()];
   const before = native.fmaPeak(CEILING_SECONDS);
   console.log(
     `${processor}, ${native.isa}, ${threads} thread${threads > 1 ? 's' : ''}, ${peer}; ${showCeiling(before)}`,
@@ -95,35 +89,52 @@ export async function runOnnxruntime(): Promise<void> {
   console.log(
     'case | ours: median (fastest) | theirs: op, median (fastest) | how many times as fast | % of the ceiling just then',
   );
-  const results: object[] = [];
-  for (const { name, unit, amount, prepare } of picked) {
+  const results: Result[] = [];
+  for (const { name, subject, unit, amount, prepare } of picked) {
     const prepared = await prepare();
     await prepared.check();
+    const contenders = [...prepared.ours, ...prepared.peers];
+    const memories = [];
+    for (const each of contenders) memories.push((await each.memory?.()) ?? null);
     const ceilings = [native.fmaPeak(CASE_CEILING_SECONDS).allThreads];
-    const timings = await takeTurns([...prepared.ours, ...prepared.peers]);
+    const timings = await takeTurns(contenders);
     ceilings.push(native.fmaPeak(CASE_CEILING_SECONDS).allThreads);
     const isSteady = ceilings.every((ceiling) => ceiling > STEADY * before.allThreads);
+    const note = isSteady
+      ? null
+      : `ceiling ${ceilings.map((ceiling) => (ceiling / 1e9).toFixed(0)).join(', then ')} GFLOP/s`;
     await disposeOf(prepared);
     const ours = timings.slice(0, prepared.ours.length);
     const theirs = timings.slice(prepared.ours.length);
-    const best = theirs.reduce((a, b) => (b.median < a.median ? b : a));
+    const best = theirs.reduce((a, b) => (b.milliseconds.median < a.milliseconds.median ? b : a));
     for (const each of ours) {
-      const ofCeiling = amount / (each.median / 1000) / Math.max(...ceilings);
+      const ofCeiling = amount / (each.milliseconds.median / 1000) / Math.max(...ceilings);
       const columns = [
         `${name}${each.name && `, ${each.name}`}`.padEnd(56),
         showTiming(each),
         `${best.name.padEnd(30)} ${showTiming(best)}`,
-        `${(best.median / each.median).toFixed(2).padStart(5)} x`,
+        `${(best.milliseconds.median / each.milliseconds.median).toFixed(2).padStart(5)} x`,
         unit === 'float operations' ? `${(100 * ofCeiling).toFixed(0).padStart(3)} %` : '',
-        ...(isSteady
-          ? []
-          : [`ceiling ${ceilings.map((ceiling) => (ceiling / 1e9).toFixed(0)).join(', then ')} GFLOP/s`]),
+        ...(note === null ? [] : [note]),
       ];
       console.log(columns.join(' | '));
     }
-    results.push({ name, unit, amount, ceilings, ours, theirs, best: best.name });
+    for (const [i, { name: variant, ...times }] of timings.entries())
+      results.push({
+        name,
+        ...subject,
+        by: i < ours.length ? OURS : peer,
+        variant: variant === '' ? null : variant,
+        threads,
+        ...times,
+        callMilliseconds: null,
+        work: { [unit]: amount },
+        ceiling: unit === 'float operations' ? multiplyAddCeiling(threads, Math.max(...ceilings)) : null,
+        memory: memories[i],
+        note,
+      });
   }
   const after = native.fmaPeak(CEILING_SECONDS);
   console.log(`at the end: ${showCeiling(after)}`);
-  writeResults({ device: DEVICE, processor, isa: native.isa, threads, peer, ceilings: { before, after }, results });
+  writeResults(device(DEVICE), results);
 }

@@ -59,4 +59,5 @@ def time_on_device(run, device):
     def quantile(q):
         return samples[round((len(samples) - 1) * q)]
 
-    return {"ms": quantile(0.5), "low": quantile(0.25), "high": quantile(0.75), "callMs": call_ms, "headStart": head_start}
+    times = {"ms": quantile(0.5), "low": quantile(0.25), "high": quantile(0.75), "fastest": samples[0], "samples": len(samples)}
+    return {**times, "callMs": call_ms, "headStart": head_start}

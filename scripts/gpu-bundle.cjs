@@ -195,6 +195,9 @@ function packRest(temporary) {
     'others',
     PEERS.map((file) => path.join(root, file)),
   );
+  // Results name the commit they are of, bench/provenance.ts; the host has no repository.
+  const { commit } = require(path.join(root, '.out', 'bench', 'provenance.js')).provenance();
+  if (commit !== null) fs.writeFileSync(path.join(stage, 'COMMIT'), `${commit}\n`);
   for (const folder of packageFolders(PACKAGES)) add('node_modules', packageFiles(folder));
   pack(stage, path.join(out, 'ternflash.tar.xz'), '-6 -T0');
   return sizes;

@@ -7,7 +7,7 @@
 //
 //   node scripts/gpu-compare.cjs [--seconds 90] [--small --device cpu] [name ...]       names: attention, matmul, memory, loss, ternary, or longer
 //
-// Writes gpu-compare.json into $OUT, or here. $PYTHON names another Python. Fails if a case could not be timed.
+// Writes gpu-compare.json into $OUT, or here, in the bench's own format: `npm run bench -- report gpu-compare.json` makes a page of it. $PYTHON names another Python. Fails if a case could not be timed.
 'use strict';
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
@@ -81,32 +81,89 @@ const second = ours(2, '--unchecked');
 
 const byName = ({ results }) => new Map(results.map((each) => [each.name, each]));
 const [firstOf, peerOf, secondOf] = [first, peer, second].map(byName);
-const copies = [firstOf, peerOf, secondOf].flatMap((each) => each.get(COPY)?.ms ?? []);
-const ceiling = copies.length > 0 && firstOf.has(COPY) ? firstOf.get(COPY).bytes / Math.min(...copies) / 1e6 : null;
 
-const rows = [...firstOf.values()].map((result) => {
-  const [again, other] = [secondOf.get(result.name), peerOf.get(result.name)];
-  const timings = again ? [result, again] : [result];
-  const ms = timings.reduce((sum, each) => sum + each.ms, 0) / timings.length;
-  // Between the two rounds, or within one, whichever is more: half of the distance, in percent.
-  const between = timings.length > 1 ? Math.abs(timings[0].ms - timings[1].ms) / ms : 0;
-  const spread = 50 * Math.max(between, ...timings.map(({ low, high, ms: median }) => (high - low) / median));
-  const rate = result.bytes / ms / 1e6;
-  const peerMs = other?.ms ?? null;
+/** Of both rounds, the mean; from the lowest quartile to the highest. */
+function joined(result, again) {
+  if (!again) return result;
+  const [a, b] = [result.milliseconds, again.milliseconds];
   return {
-    name: result.name,
+    ...result,
+    milliseconds: {
+      median: (a.median + b.median) / 2,
+      low: Math.min(a.low, b.low),
+      high: Math.max(a.high, b.high),
+      fastest: Math.min(a.fastest, b.fastest),
+    },
+    samples: result.samples + again.samples,
+    callMilliseconds: Math.max(result.callMilliseconds, again.callMilliseconds),
+  };
+}
+
+/** PyTorch's fastest variant of the same case, as a result of the bench; null if it has none. */
+function resultOfPeer({ name, op, dtype, pass, batch, sequence, alongSequence, alongBatch, threads, work }) {
+  const other = peerOf.get(name);
+  if (typeof other?.ms !== 'number') return null;
+  const { ms: median, low, high, fastest, samples, callMs: callMilliseconds, headStart } = other;
+  return {
+    ...{ name, op, dtype, pass, batch, sequence, alongSequence, alongBatch },
+    by: `PyTorch ${peer.torch}`,
+    variant: other.variant,
+    threads,
+    milliseconds: { median, low, high, fastest },
+    samples,
+    callMilliseconds,
+    work,
+    ceiling: null,
+    memory: null,
+    note: headStart ? 'head start' : null,
+  };
+}
+
+const pairs = [...firstOf.values()].map((result) => {
+  const mine = joined(result, secondOf.get(result.name));
+  return { ours: mine, theirs: resultOfPeer(mine), again: secondOf.get(result.name) ?? result };
+});
+
+/** What the faster of both libraries has shown the device to do: of bytes in a copy, of operations in a matrix product of the same dtype. */
+function ceilingOf({ dtype, work, ceiling }) {
+  const unit = ceiling?.unit ?? 'float operations';
+  const shown = pairs
+    .flatMap(({ ours: mine, theirs }) => (theirs ? [mine, theirs] : [mine]))
+    .filter((each) => (unit === 'bytes' ? each.name === COPY : each.op === 'matmul' && each.dtype === dtype));
+  if (shown.length === 0 || work[unit] === undefined) return ceiling;
+  const rates = shown.map((each) => each.work[unit] / (each.milliseconds.median / 1000));
+  return { name: unit === 'bytes' ? 'copy' : `fastest matrix product, ${dtype}`, unit, perSecond: Math.max(...rates) };
+}
+for (const { ours: mine, theirs } of pairs) {
+  mine.ceiling = ceilingOf(mine);
+  if (theirs) theirs.ceiling = mine.ceiling;
+}
+
+const copy = pairs.find(({ ours: mine }) => mine.name === COPY)?.ours.ceiling ?? null;
+const rows = pairs.map(({ ours: mine, theirs, again }) => {
+  const { name, milliseconds, work } = mine;
+  const before = firstOf.get(name).milliseconds;
+  const ms = milliseconds.median;
+  // Between the two rounds, or within one, whichever is more: half of the distance, in percent.
+  const between = Math.abs(before.median - again.milliseconds.median) / ms;
+  const within = [before, again.milliseconds].map(({ low, high, median }) => (high - low) / median);
+  const operations = work['float operations'] ?? work['integer operations'] ?? null;
+  const rate = work.bytes / ms / 1e6;
+  const other = peerOf.get(name);
+  return {
+    name,
     ms,
-    spread,
-    tflops: result.flops === 0 ? null : result.flops / ms / 1e9,
+    spread: 50 * Math.max(between, ...within),
+    tflops: operations === null ? null : operations / ms / 1e9,
     gigabytesPerSecond: rate,
-    ofCopy: ceiling === null ? null : rate / ceiling,
-    callMs: Math.max(...timings.map(({ callMs }) => callMs)),
-    peerMs,
-    peerVariant: other?.variant ?? null,
-    peerSpread: peerMs === null ? null : (50 * (other.high - other.low)) / peerMs,
-    variants: other?.variants ?? {},
+    ofCopy: copy === null ? null : (1e9 * rate) / copy.perSecond,
+    peerMs: theirs?.milliseconds.median ?? null,
+    peerSpread: theirs
+      ? (50 * (theirs.milliseconds.high - theirs.milliseconds.low)) / theirs.milliseconds.median
+      : null,
+    peerVariant: theirs?.variant ?? null,
     errors: other?.errors ?? {},
-    ratio: peerMs === null ? null : peerMs / ms,
+    ratio: theirs ? theirs.milliseconds.median / ms : null,
   };
 });
 
@@ -125,8 +182,8 @@ const lines = rows.map((row) => [
 const widths = titles.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
 const show = (cells) =>
   `| ${cells.map((cell, i) => (i === 0 || i === 7 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join(' | ')} |`;
-console.log(`${first.processor ?? ''}; PyTorch ${peer.torch ?? 'none'} on ${peer.device ?? '-'}`);
-console.log(`copy bandwidth: ${ceiling === null ? '-' : `${ceiling.toFixed(0)} GB/s`}`);
+console.log(`${first.device?.name ?? ''}; PyTorch ${peer.torch ?? 'none'} on ${peer.device ?? '-'}`);
+console.log(`copy bandwidth: ${copy === null ? '-' : `${(copy.perSecond / 1e9).toFixed(0)} GB/s`}`);
 console.log(show(titles));
 console.log(
   `|${widths.map((width, i) => (i === 0 || i === 7 ? '-'.repeat(width + 2) : `${'-'.repeat(width + 1)}:`)).join('|')}|`,
@@ -134,7 +191,10 @@ console.log(
 for (const line of lines) console.log(show(line));
 
 const file = path.join(process.env.OUT ?? '.', 'gpu-compare.json');
-const { processor, date } = first;
-fs.writeFileSync(file, JSON.stringify({ date, processor, torch: peer.torch, ceiling, rows }, null, 2));
-console.log(`written: ${file}; ${((performance.now() - begin) / 1000).toFixed(0)} s`);
+if (rows.length > 0) {
+  const results = pairs.flatMap(({ ours: mine, theirs }) => (theirs ? [mine, theirs] : [mine]));
+  fs.writeFileSync(file, JSON.stringify({ ...first, arguments: process.argv.slice(2), results }, null, 2));
+  console.log(`written: ${file}`);
+}
+console.log(`${((performance.now() - begin) / 1000).toFixed(0)} s`);
 if (failed || rows.length === 0) process.exitCode = 1;

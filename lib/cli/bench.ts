@@ -54,6 +54,8 @@ interface Figures {
   prompt: { tokens: number; milliseconds: number; tokensPerSecond: number };
   /** From one token of every sequence to the next: the median. */
   generation: { milliseconds: number; tokensPerSecond: number; bytes: number; gigabytesPerSecond: number };
+  /** The times of which the median is told, in milliseconds, the shortest first. */
+  steps: number[];
 }
 
 /** Weights, and keys and values of what a sequence holds in the middle of the run. */
@@ -82,8 +84,11 @@ export async function measure(model: CausalLM, sizes: Sizes, signal?: AbortSigna
   signal?.throwIfAborted();
   const first = times[1] - times[0];
   // The first step is captured before it is run.
-  const steps = times.slice(3).map((time, i) => time - times[i + 2]);
-  const step = steps.sort((a, b) => a - b)[steps.length >> 1];
+  const steps = times
+    .slice(3)
+    .map((time, i) => time - times[i + 2])
+    .sort((a, b) => a - b);
+  const step = steps[steps.length >> 1];
   const bytes = bytesOfStep(model, sizes);
   return {
     prompt: { tokens: batch * prompt, milliseconds: first, tokensPerSecond: (batch * prompt) / (first / 1000) },
@@ -93,6 +98,7 @@ export async function measure(model: CausalLM, sizes: Sizes, signal?: AbortSigna
       bytes,
       gigabytesPerSecond: bytes / 1e6 / step,
     },
+    steps,
   };
 }
 
