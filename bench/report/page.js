@@ -138,7 +138,7 @@
         ],
       });
       swatch.setAttribute('aria-hidden', 'true');
-      return element('span', { class: 'key' }, swatch, name);
+      return element('span', { class: 'key' }, swatch, element('span', {}, name));
     };
     const isOneKind = group.lines.every((line) => group.whos.includes(line));
     const has = (field, name) => points.some((point) => point[field] === name);

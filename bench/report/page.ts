@@ -212,10 +212,8 @@ function plotSection(axis: Axis, groups: readonly PlotGroup[], runs: readonly Ru
 const RESULT_COLUMNS: Column[] = [
   { title: 'Case' },
   { title: 'By' },
-  { title: 'Device' },
-  { title: 'Run', isNumber: true },
-  { title: 'Op' },
-  { title: 'Dtype' },
+  { title: 'On' },
+  { title: 'Op, dtype' },
   { title: 'Time', unit: 'ms', isNumber: true },
   { title: 'Quartiles', unit: 'ms', isNumber: true },
   { title: 'Throughput', isNumber: true },
@@ -229,7 +227,7 @@ const RESULT_COLUMNS: Column[] = [
 const byOf = ({ by, variant, threads }: Result): string =>
   `${by}${variant === null ? '' : `, ${variant}`}${showThreads(threads)}`;
 
-function resultRow(placed: Placed): Row {
+function resultRow(placed: Placed, isOne: boolean): Row {
   const { result, run, number } = placed;
   const { name, op, dtype, milliseconds, memory, note, ceiling } = result;
   const [share, beside] = [shareOf(result), timesAsFast(placed)];
@@ -238,10 +236,8 @@ function resultRow(placed: Placed): Row {
     cells: [
       name,
       byOf(result),
-      run.device.id,
-      number,
-      op,
-      dtype,
+      isOne ? run.device.id : `${run.device.id}, run ${number}`,
+      `${op}, ${dtype}`,
       digits(milliseconds.median),
       `${digits(milliseconds.low)} to ${digits(milliseconds.high)}`,
       showRate(rateOf(result)),
@@ -255,7 +251,7 @@ function resultRow(placed: Placed): Row {
 }
 
 function resultsSection(runs: readonly Run[]): Html {
-  const rows = place(runs).map(resultRow);
+  const rows = place(runs).map((each) => resultRow(each, runs.length === 1));
   return html`<section id="results" class="filtered" aria-labelledby="results-title">
     <h2 id="results-title">All results</h2>
     ${
