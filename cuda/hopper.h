@@ -98,9 +98,6 @@ __device__ __forceinline__ void tma_wait() { asm volatile("cp.async.bulk.wait_gr
 // By every thread that wrote to shared memory what TMA or wgmma will read, before it says so.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Waits until the kernel before, during which this one may have begun, is done and what it wrote can be seen.
-__device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 // Comes to named barrier `id` without waiting there.
 __device__ __forceinline__ void bar_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -131,7 +131,14 @@ __device__ __forceinline__ void load_fragment(float (&d)[4], const float* fragme
   }
 }
 
-// The kernel behind this one may begin, if it was launched to (programmatic dependent launch); it waits where it needs what this one writes.
+// Programmatic dependent launch, see early_launch.h: waits until the kernel before, during which this one may have begun, is done and what it wrote can be seen.
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The kernel behind this one may begin, if it was launched to; it waits where it needs what this one writes.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");

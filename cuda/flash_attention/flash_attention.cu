@@ -8,6 +8,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "../early_launch.h"
 #include "../failure.cuh"
 #include "../kernels.h"
 #include "../ptx.h"
@@ -26,6 +27,7 @@ constexpr int SEQUENCE_THREADS = 256;
 // each have, if every (batch entry, head) of a section had as many as the longest. One block.
 __global__ void copy_sequences(const int* cu_seqlens, int batch, int heads, longlong2 totals, longlong2 longest, HopperSections sections,
                                int* starts, uint32_t* wrong, FailureRecord* failure, uint32_t failure_code) {
+  wait_for_kernel_before();
   let_next_kernel_begin();
   bool found = false;
   for (int side = 0; side < 2; side++) {
@@ -191,11 +193,12 @@ bool check_sequences(const AttentionShape& shape, const HopperSections& sections
   int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1) + sections.count + 1) * sizeof(int)));
   uint32_t* wrong = static_cast<uint32_t*>(context.workspace(sizeof(uint32_t)));
   if (!copy || !wrong) return false;
-  copy_sequences<<<1, SEQUENCE_THREADS, 0, context.stream()>>>(
-      static_cast<const int*>(shape.cu_seqlens.data), static_cast<int>(shape.batch), static_cast<int>(shape.heads),
-      make_longlong2(shape.total_queries, shape.total_keys), make_longlong2(shape.queries, shape.keys), sections, copy, wrong,
-      context.failure_record(),
-      context.failure_code("expected cumulative lengths that rise from 0 to the total, got others"));
+  const EarlyLaunch launch(1, SEQUENCE_THREADS, 0, context.stream(), context.device().capability >= 90);
+  check(cudaLaunchKernelEx(&launch.config, copy_sequences, static_cast<const int*>(shape.cu_seqlens.data), static_cast<int>(shape.batch),
+                           static_cast<int>(shape.heads), make_longlong2(shape.total_queries, shape.total_keys),
+                           make_longlong2(shape.queries, shape.keys), sections, copy, wrong, context.failure_record(),
+                           context.failure_code("expected cumulative lengths that rise from 0 to the total, got others")),
+        context);
   sequences = {copy, wrong};
   return true;
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../early_launch.h"
 #include "../hopper.h"
 #include "forward_hopper.h"
 
@@ -134,18 +135,9 @@ cudaError_t launch_forward_hopper(const HopperForwardVariant& variant, const Att
   if (status != cudaSuccess) return status;
   const int64_t tiles = int64_t(args.query_tiles) * args.batch * args.heads;
   const int64_t blocks = std::min<int64_t>(tiles, device.multiprocessors);
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(blocks);
-  config.blockDim = static_cast<unsigned>(variant.threads);
-  config.dynamicSmemBytes = static_cast<size_t>(variant.shared_bytes);
-  config.stream = stream;
   // Packed sequences: begins while they are still looked at, and waits for that where it reads of it.
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = packed ? 1 : 0;
-  return cudaLaunchKernelEx(&config, variant.kernel, maps, args);
+  const EarlyLaunch launch(static_cast<unsigned>(blocks), variant.threads, variant.shared_bytes, stream, packed);
+  return cudaLaunchKernelEx(&launch.config, variant.kernel, maps, args);
 }
 
 #define TERNFLASH_INSTANTIATE(T)                                                                                     \

@@ -7,6 +7,7 @@
 #define TERNFLASH_CUDA_FLASH_ATTENTION_HOPPER_COPIES_CUH_
 
 #include "../hopper.h"
+#include "../ptx.h"
 #include "hopper_arguments.h"
 #include "hopper_tiling.cuh"
 #include "score.h"
