@@ -22,7 +22,7 @@ import { llamaRowOrder, namesElsewhere, type Naming } from './tensor-names.js';
 /** Options of {@link exportModel}. */
 export interface ExportModelOptions {
   /** Default: `gguf` if the name ends so, else `transformers`. */
-  format?: Naming;
+  format?: 'transformers' | 'gguf';
   /** How a GGUF file holds frozen ternary layers. I2_S is what bitnet.cpp reads, the others llama.cpp. Default TQ2_0. */
   ternary?: 'TQ1_0' | 'TQ2_0' | 'I2_S';
   /** More metadata of a GGUF file, such as its tokenizer. Default none. */

@@ -45,6 +45,7 @@ export interface GenerateBatchOptions extends GenerateOptions {
 export interface GeneratedToken {
   /** Which prompt it continues. */
   sequence: number;
+  /** Its id. */
   token: number;
   /** Why the sequence ends with this token: a stop token, or `maxTokens`; null if it goes on. */
   finish: 'stop' | 'length' | null;

@@ -38,6 +38,7 @@ export class DecodingCache {
     readonly batch: number,
     readonly capacity: number,
     config: Pick<LayerConfig, 'keyHeads' | 'headDim' | 'dtype'> & { layers: number },
+    /** Where it is. */
     readonly device: Device,
   ) {
     checkInteger('createCache', 'batch', batch, 1, 2 ** 31 - 1);

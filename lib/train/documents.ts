@@ -12,9 +12,20 @@ import { encodeConversation, encodeWithCuts, type EncodedDocument } from './conv
  * role `assistant` are learnt.
  */
 export type TrainingDocument =
-  | { readonly text: string }
-  | { readonly prompt: string; readonly completion: string }
-  | { readonly messages: readonly ChatMessage[] };
+  | {
+      /** All of it is learnt. */
+      readonly text: string;
+    }
+  | {
+      /** Is read, and not learnt. */
+      readonly prompt: string;
+      /** Goes on from the prompt, without anything in between. */
+      readonly completion: string;
+    }
+  | {
+      /** From the first to the last. */
+      readonly messages: readonly ChatMessage[];
+    };
 
 /** How documents become tokens: see {@link documentEncoder} for a tokenizer's way. */
 export interface DocumentEncoder {
