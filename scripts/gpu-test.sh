@@ -91,8 +91,8 @@ fi
 
 # Left out, because this host has not what they read:
 #   core/objects    the object files of the CPU kernels, and nm
-#   core/readme     the TypeScript compiler
-excluded='/test/core/(objects|readme)\.test\.js$'
+#   docs/           the documents, and the TypeScript compiler
+excluded='/test/(core/objects|docs/.*)\.test\.js$'
 
 # describeBackends of test/harness.ts puts the tests of a device into a block of its name, and -t looks in the full name of a test.
 if [ $only_cuda = 1 ]; then set -- -t '(^| )cuda ' "$@"; fi
