@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+/**
+ * Everything that `import { … } from 'ternflash'` gives.
+ *
+ * @module ternflash
+ */
+
 export type { DType, FloatDType, TensorData } from './dtype.js';
 export { capture, CapturedGraph, type CaptureOptions } from './capture.js';
 export { Tensor, arange, full, ones, randn, tensor, tensorFromRaw, uniform, zeros } from './tensor.js';

@@ -39,6 +39,18 @@ test('every guide can be reached from README.md', () => {
   expect([...reached].sort()).toEqual(DOCUMENTS);
 });
 
+test('every document is a page of the site', () => {
+  const { readme, projectDocuments } = JSON.parse(readFileSync(path.join(packageRoot(), 'typedoc.json'), 'utf8')) as {
+    readme: string;
+    projectDocuments: string[];
+  };
+  const isThere = (document: string): boolean =>
+    [readme, ...projectDocuments].some(
+      (each) => each === document || (each === 'docs/*.md' && /^docs\//.test(document)),
+    );
+  expect(DOCUMENTS.filter((document) => !isThere(document))).toEqual([]);
+});
+
 test('badges of README.md say what package.json says', () => {
   const { license, engines } = JSON.parse(readFileSync(path.join(packageRoot(), 'package.json'), 'utf8')) as {
     license: string;

@@ -4,6 +4,8 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync, rmSync } from 'node:fs';
 import * as path from 'node:path';
+import { DocumentDataset, type ChatMessage, type EncodedDocument, type TrainingDocument } from '../../lib/index.js';
+import { DOCUMENTS, sectionsOf } from './markdown.js';
 import { compile, PROGRAMS, type Program } from './programs.js';
 import { Workplace } from './workplace.js';
 
@@ -46,6 +48,34 @@ test.each(
   const { status, out, error } = run(program);
   expect({ status, error }).toEqual({ status: 0, error: '' });
   if (program.prints !== null) expect(out).toBe(program.prints);
+});
+
+test('every block is of a kind that is looked at', () => {
+  // `text` is for formulas and drawings.
+  const kinds = ['ts', 'sh', 'json', 'text'];
+  const others = DOCUMENTS.flatMap((document) =>
+    sectionsOf(document).flatMap(({ blocks }) =>
+      blocks
+        .filter(
+          ({ language }, i) => !kinds.includes(language) && !(language === '' && blocks[i - 1]?.language === 'ts'),
+        )
+        .map(({ line }) => `${document}:${line}`),
+    ),
+  );
+  expect(others).toEqual([]);
+});
+
+test('documents in blocks of JSON are such as DocumentDataset reads', () => {
+  const blocks = sectionsOf('docs/training.md').flatMap((section) => section.blocks);
+  const lines = blocks.filter(({ language }) => language === 'json').flatMap(({ text }) => text.trim().split('\n'));
+  expect(lines).toHaveLength(3);
+  const documents = lines.map((line) => JSON.parse(line) as TrainingDocument);
+  const encode = (text: string): number[] => [...Buffer.from(text)];
+  const encodeChat = (messages: readonly ChatMessage[]): EncodedDocument => {
+    const ids = encode(messages.map(({ content }) => content).join(' '));
+    return { ids, trained: ids.map(() => true) };
+  };
+  expect(new DocumentDataset(documents, { encoder: { encode, encodeChat } }).documents).toBe(3);
 });
 
 test('the run that is stopped at step 13 ends as the one that is not', () => {
