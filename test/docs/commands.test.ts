@@ -27,7 +27,10 @@ const NOT_RUN = new Map([
   ['npm run bench -- flash-attention linear', MINUTES],
   ['npm run bench -- --json now.json --report now.html', MINUTES],
   ['npm run bench -- --compare saved.json', MINUTES],
-  ['npm run bench -- report cpu.json gpu.json --compare saved.json', 'of files of earlier runs; test/bench/ makes the page'],
+  [
+    'npm run bench -- report cpu.json gpu.json --compare saved.json',
+    'of files of earlier runs; test/bench/ makes the page',
+  ],
   ['npm run bench -- --device cuda', GPU],
   ['npm run bench -- --peer onnxruntime linear', 'needs onnxruntime-node, which is no dependency'],
   ['npm run build:cuda', GPU],
