@@ -30,13 +30,18 @@ __global__ void copy_sequences(const int* cu_seqlens, int batch, int heads, long
   wait_for_kernel_before();
   let_next_kernel_begin();
   bool found = false;
+#pragma unroll
   for (int side = 0; side < 2; side++) {
     const int* begin = cu_seqlens + side * (batch + 1);
     const int64_t total = side == 0 ? totals.x : totals.y;
     const int64_t most = side == 0 ? longest.x : longest.y;
     for (int i = threadIdx.x; i <= batch; i += SEQUENCE_THREADS) {
-      found = found || (i == 0 && begin[i] != 0) || (i == batch && begin[i] != total) ||
-              (i < batch && (begin[i] > begin[i + 1] || int64_t(begin[i + 1]) - begin[i] > most));
+      // All of it, without branches: no load waits for another.
+      const int own = begin[i];
+      const int next = begin[min(i + 1, batch)];
+      found |= (i == 0) & (own != 0);
+      found |= (i == batch) & (own != total);
+      found |= (own > next) | (int64_t(next) - own > most);
     }
   }
   const bool any = __syncthreads_or(found);
