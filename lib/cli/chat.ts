@@ -21,8 +21,8 @@ Usage: ternflash chat <model> [options]
 Talks with a model that has a chat template. /help, in the conversation, lists what can be done there. Ctrl-C stops an answer; at the prompt
 it leaves when pressed twice, as Ctrl-D and /quit do.
 
-  <model>            folder of a checkpoint, with config.json, safetensors files and tokenizer.json, or a GGUF file
-                     with tokenizer.json beside it
+  <model>            folder of a checkpoint, with config.json, safetensors files and tokenizer.json, or a GGUF file;
+                     where tokenizer.json lies beside it, that goes before its own tokenizer
   --system TEXT      what the model is told before all; default nothing
 ${TEXT_OPTIONS_HELP}
 `;

@@ -22,8 +22,8 @@ Usage: ternflash generate <model> [prompt] [options]
 Writes what a model answers, as it comes. A model with a chat template is asked as a user would ask it; one without, or with --raw, continues
 the text of the prompt.
 
-  <model>            folder of a checkpoint, with config.json, safetensors files and tokenizer.json, or a GGUF file
-                     with tokenizer.json beside it
+  <model>            folder of a checkpoint, with config.json, safetensors files and tokenizer.json, or a GGUF file;
+                     where tokenizer.json lies beside it, that goes before its own tokenizer
   [prompt]           - or none: standard input, without the newline at its end
   --raw              no chat template
   --json             JSON lines: {"text"} for each piece, then one with the counts, the speed and the finish reason

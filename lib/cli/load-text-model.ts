@@ -7,7 +7,7 @@ import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import { generate } from '../models/generate.js';
 import { loadModel } from '../models/load-model.js';
-import { folderOf } from '../models/text-files.js';
+import { tokenizerPlace } from '../models/text-files.js';
 import type { DecodingCache } from '../nn/decoding-cache.js';
 import type { LoadTextModel, TextGenerationOptions } from '../text/text-model.js';
 import { Tokenizer } from '../text/tokenizer.js';
@@ -16,7 +16,7 @@ import { Tokenizer } from '../text/tokenizer.js';
 export const loadTextModel: LoadTextModel = async (location, { device, dtype, onWarning }) => {
   const chosen =
     dtype === undefined ? {} : { dtype: checkOneOf('loadModel', 'dtype', dtype as FloatDType, FLOAT_DTYPES) };
-  const tokenizer = await Tokenizer.load(await folderOf(location));
+  const tokenizer = await Tokenizer.load(await tokenizerPlace(location));
   const placement = device === undefined ? {} : { device: device as DeviceName };
   const model = await loadModel(location, { ...placement, ...chosen, ...(onWarning && { onWarning }) });
   const { layers, hidden, contextLength } = model.config;

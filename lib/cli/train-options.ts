@@ -51,7 +51,7 @@ Fine-tunes a model on documents, one a line: {"text"}, {"prompt", "completion"} 
 learnt, of conversations what the assistant says. Adapters (LoRA) are trained on a model that stays as it is, or with --full all of its weights.
 Ctrl-C stops after the step in progress and saves it.
 
-  --model PATH           folder of a checkpoint, with tokenizer.json, or a GGUF file with tokenizer.json beside it
+  --model PATH           folder of a checkpoint, with tokenizer.json, or a GGUF file
   --data FILE            the documents, JSON Lines
   --out FOLDER           gets adapters.safetensors, or model.safetensors with --full and --merge; metrics.jsonl, a line a step;
                          checkpoints

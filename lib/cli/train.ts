@@ -8,7 +8,7 @@ import type { FloatDType } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import { loadModel } from '../models/load-model.js';
-import { folderOf } from '../models/text-files.js';
+import { tokenizerPlace } from '../models/text-files.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { applyLora, mergeLora, saveLora } from '../nn/lora.js';
 import { manualSeed } from '../random.js';
@@ -58,7 +58,7 @@ export const train: Command = {
     const folder = new RunFolder(values.out);
     const options = await folder.options(values);
     const settings = readTrainOptions(options);
-    const tokenizer = await Tokenizer.load(await folderOf(settings.model));
+    const tokenizer = await Tokenizer.load(await tokenizerPlace(settings.model));
     const data = await readData(settings, tokenizer, context.signal);
     const model = await loadModel(settings.model, {
       ...(settings.device !== null && { device: settings.device as DeviceName }),

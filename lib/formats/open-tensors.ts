@@ -13,11 +13,15 @@ import type { TensorFile } from './stored-tensor.js';
  * @throws FormatError with file and offset if it is not well formed; the error of the file system.
  */
 export async function openTensors(path: string): Promise<TensorFile> {
-  return (await stat(path)).isFile() && (await beginsWithGguf(path)) ? openGguf(path) : openSafetensors(path);
+  return (await isGguf(path)) ? openGguf(path) : openSafetensors(path);
 }
 
-async function beginsWithGguf(file: string): Promise<boolean> {
-  const handle = await open(file, 'r');
+/** @internal Whether there is a GGUF file. */
+export async function isGguf(path: string): Promise<boolean> {
+  // Nothing there is no GGUF file; who opens it tells.
+  const found = await stat(path).catch(() => null);
+  if (!found?.isFile()) return false;
+  const handle = await open(path, 'r');
   try {
     const { buffer, bytesRead } = await handle.read(Buffer.alloc(4), 0, 4, 0);
     return buffer.toString('latin1', 0, bytesRead) === 'GGUF';

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { existsSync } from 'node:fs';
 import { copyFile, stat } from 'node:fs/promises';
 import * as path from 'node:path';
+import { isGguf } from '../formats/open-tensors.js';
 
 /** What belongs to the text of a checkpoint and is the same in every folder of Transformers. */
 const TEXT_FILES = [
@@ -13,6 +15,12 @@ const TEXT_FILES = [
 /** @internal The folder of a checkpoint, which may be named by its file. */
 export async function folderOf(location: string): Promise<string> {
   return (await stat(location)).isDirectory() ? location : path.dirname(location);
+}
+
+/** @internal Where the tokenizer of a checkpoint is: the files of its folder, which go before what a GGUF file says itself. */
+export async function tokenizerPlace(location: string): Promise<string> {
+  const folder = await folderOf(location);
+  return existsSync(path.join(folder, 'tokenizer.json')) || !(await isGguf(location)) ? folder : location;
 }
 
 /** @internal Copies them from one checkpoint's folder to another's; gives the names of those that were there. Does nothing if either is a file. */

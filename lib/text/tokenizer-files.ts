@@ -10,8 +10,10 @@ export type JsonObject = Record<string, unknown>;
 
 /** What a checkpoint's folder says of text; an absent file is an empty object. */
 export interface TokenizerFiles {
-  /** The folder, as it was named. */
+  /** The folder, as it was named, or the GGUF file. */
   folder: string;
+  /** The file with the tokenizer. */
+  source: string;
   /** tokenizer.json */
   tokenizer: JsonObject;
   /** tokenizer_config.json */
@@ -57,10 +59,10 @@ async function readObject(file: string): Promise<JsonObject | null> {
 /** Says what there is instead of tokenizer.json, and what to do about it. */
 async function withoutTokenizer(op: string, folder: string): Promise<FormatError> {
   const fail = (got: string): FormatError =>
-    new FormatError(`${op}: expected a folder with tokenizer.json, got ${got}`, folder, 0);
+    new FormatError(`${op}: expected a folder with tokenizer.json or a GGUF file, got ${got}`, folder, 0);
   const found = await stat(folder).catch(() => null);
   if (found === null) return fail(`${folder}, which is not there`);
-  if (!found.isDirectory()) return fail(`${folder}, which is a file`);
+  if (!found.isDirectory()) return fail(`${folder}, which is neither`);
   const others = (await readdir(folder)).filter((name) =>
     ['tokenizer.model', 'vocab.json', 'vocab.txt', 'spiece.model', 'tekken.json'].includes(name),
   );
@@ -88,6 +90,7 @@ export async function readTokenizerFiles(op: string, folder: string): Promise<To
   ]);
   return {
     folder,
+    source: path.join(folder, 'tokenizer.json'),
     tokenizer,
     tokenizerConfig: tokenizerConfig ?? {},
     specialTokensMap: specialTokensMap ?? {},

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import * as path from 'node:path';
 import { checkBoolean, checkInteger, checkOptions } from '../check.js';
 import { FormatError, OptionError } from '../errors.js';
+import { isGguf } from '../formats/open-tensors.js';
 import { ChatTemplates, type ChatMessage, type ChatTemplateOptions } from './chat-template.js';
+import { readGgufText } from './gguf-text.js';
 import { loadTokenizers, type HuggingFaceTokenizer } from './optional-packages.js';
 import { readTokenizerFiles, type JsonObject, type TokenizerFiles } from './tokenizer-files.js';
 
@@ -59,7 +60,10 @@ export class Tokenizer {
   readonly eosToken: number | null;
   /** Id of the token that fills up shorter texts of a batch; null if there is none. */
   readonly padToken: number | null;
-  /** Ids at which generation ends: `eos_token_id` of generation_config.json and config.json, and {@link eosToken}; ascending. */
+  /**
+   * Ids at which generation ends: `eos_token_id` of generation_config.json and config.json, and {@link eosToken}; of a GGUF file also its `eot` and `eom` and what
+   * llama.cpp takes for an end by its text, such as `<|im_end|>`. Ascending.
+   */
   readonly stopTokens: readonly number[];
 
   private readonly inner: HuggingFaceTokenizer;
@@ -72,11 +76,12 @@ export class Tokenizer {
   /** @internal See {@link load}. */
   constructor(files: TokenizerFiles) {
     const { Tokenizer: HuggingFace } = loadTokenizers('Tokenizer.load');
-    const file = path.join(files.folder, 'tokenizer.json');
+    const { source } = files;
     try {
       this.inner = new HuggingFace(files.tokenizer, files.tokenizerConfig);
     } catch (error) {
-      throw new FormatError(`${file}: expected a tokenizer of Hugging Face, got ${(error as Error).message}`, file, 0);
+      const got = (error as Error).message;
+      throw new FormatError(`${source}: expected a tokenizer of Hugging Face, got ${got}`, source, 0);
     }
     const texts = readSpecialTokens(files);
     const idOf = (name: string): number | null => this.tokenId(texts[name] ?? '');
@@ -98,14 +103,17 @@ export class Tokenizer {
   /**
    * Reads the tokenizer of a checkpoint.
    *
-   * @param folder holds tokenizer.json and, where the model has them, tokenizer_config.json, special_tokens_map.json, generation_config.json,
-   *   config.json and chat_template.jinja.
-   * @throws DependencyError without @huggingface/tokenizers; FormatError if there is no tokenizer.json, or a file is not what it should be.
+   * @param location a folder that holds tokenizer.json and, where the model has them, tokenizer_config.json, special_tokens_map.json, generation_config.json,
+   *   config.json and chat_template.jinja; or a GGUF file, of which its own tokenizer is read: byte-level BPE (`gpt2`) that splits texts as a model does whose way is
+   *   known, or SentencePiece (`llama`), and its chat templates.
+   * @throws DependencyError without @huggingface/tokenizers; FormatError if there is no tokenizer, it is of another kind, or a file is not what it should be.
    */
-  static async load(folder: string): Promise<Tokenizer> {
+  static async load(location: string): Promise<Tokenizer> {
     const op = 'Tokenizer.load';
-    if (typeof folder !== 'string') throw new OptionError(`${op}: expected a path for folder, got ${String(folder)}`);
-    return new Tokenizer(await readTokenizerFiles(op, folder));
+    if (typeof location !== 'string')
+      throw new OptionError(`${op}: expected a path for location, got ${String(location)}`);
+    const read = (await isGguf(location)) ? readGgufText : readTokenizerFiles;
+    return new Tokenizer(await read(op, location));
   }
 
   /** Those tokenizer.json calls special, and those the other files do: tokenizer.json of fine-tuned models is not always kept up to date. */

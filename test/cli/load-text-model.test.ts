@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { cpSync } from 'node:fs';
+import { cpSync, writeFileSync } from 'node:fs';
 import * as path from 'node:path';
 import { loadTextModel } from '../../lib/cli/commands.js';
-import { CausalLM, liveTensors, manualSeed, trackTensors } from '../../lib/index.js';
+import { CausalLM, convertModel, liveTensors, manualSeed, trackTensors } from '../../lib/index.js';
 import { packageRoot } from '../../lib/native.js';
 import type { LoadedTextModel } from '../../lib/text/text-model.js';
 import { checkpointFolder, removeCheckpointFolders } from '../text/checkpoint-folder.js';
@@ -113,4 +113,17 @@ describe('a published checkpoint', () => {
     read.mockRestore();
     model.dispose();
   });
+});
+
+test('a GGUF file alone, and tokenizer.json beside it goes first', async () => {
+  const fixture = path.join(packageRoot(), 'test', 'fixtures', 'models', 'llama');
+  const folder = checkpointFolder(CHAT_FILES);
+  for (const name of ['config.json', 'model.safetensors']) cpSync(path.join(fixture, name), path.join(folder, name));
+  const file = path.join(checkpointFolder({}), 'model.gguf');
+  await convertModel(folder, file);
+  const generate = (model: string): Promise<Result> =>
+    call(['generate', model, 'hello', '--max-tokens', '8', '--temperature', '0'], { load: loadTextModel });
+  expect(await generate(file)).toEqual({ ...(await generate(folder)), code: 0 });
+  writeFileSync(path.join(path.dirname(file), 'tokenizer.json'), '{}');
+  expect((await generate(file)).errors).toContain('tokenizer.json: expected a tokenizer of Hugging Face');
 });

@@ -7,7 +7,7 @@ import { convertModel, FormatError, openGguf } from '../../lib/index.js';
 import { readGgufTokenizer } from '../../lib/models/gguf-tokenizer.js';
 import { packageRoot } from '../../lib/native.js';
 import { checkpointFolder, removeCheckpointFolders } from '../text/checkpoint-folder.js';
-import { byteLevelTokenizer, learnMerges, llamaTokenizer } from '../text/tiny-tokenizers.js';
+import { byteLevelTokenizer, learnMerges, llamaTokenizer, split, SPLITS } from '../text/tiny-tokenizers.js';
 
 afterAll(removeCheckpointFolders);
 
@@ -41,37 +41,23 @@ test('byte-level BPE: tokens, kinds, merges, special tokens and the chat templat
   });
 });
 
-const split = (Regex: string): object => ({
-  type: 'Sequence',
-  pretokenizers: [
-    { type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false },
-    { type: 'ByteLevel', use_regex: false },
-  ],
-});
-
-// The patterns as the tokenizer.json of these models have them.
-test.each([
-  [
-    'llama-bpe',
-    split(
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    ),
-  ],
-  [
-    'qwen2',
-    split(
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    ),
-  ],
-  ['smollm', { type: 'Sequence', pretokenizers: [{ type: 'Digits', individual_digits: true }, { type: 'ByteLevel' }] }],
-])('texts are split as by %s', async (name, pre_tokenizer) => {
-  const { metadata } = await read({ ...json, pre_tokenizer });
+// Each as the tokenizer.json of these models has it; of the same kind without ignore_merges or with another normalizer, the name that means that.
+test.each(SPLITS)('texts are split as by $name', async ({ name, parts, ignore_merges }) => {
+  const model = { ...(json as { model: object }).model, ignore_merges };
+  const { metadata } = await read({ ...json, ...parts, model });
   expect(metadata['tokenizer.ggml.pre']).toBe(name);
 });
 
 test.each([
   ['a SentencePiece-style one', llamaTokenizer(['a'], []), 300, 'no byte-level BPE'],
   ['another way to split', { ...json, pre_tokenizer: split('\\w+') }, 300, 'no name in llama.cpp'],
+  ['another normalizer', { ...json, normalizer: { type: 'Lowercase' } }, 300, 'no name in llama.cpp'],
+  [
+    'a space before every text',
+    { ...json, pre_tokenizer: { type: 'ByteLevel', add_prefix_space: true } },
+    300,
+    'no name in llama.cpp',
+  ],
   ['more tokens than the model', json, 100, "more than the model's 100 tokens"],
 ])('%s is not converted, and why', async (_, tokenizer, vocabulary, why) => {
   const { metadata, missing } = await read(tokenizer, vocabulary);

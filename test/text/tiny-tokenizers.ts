@@ -154,3 +154,43 @@ export function metaspaceTokenizer(pieces: readonly string[], merges: readonly P
     },
   };
 }
+
+/** The steps before the merges, of a tokenizer that splits texts by a pattern. */
+export const split = (Regex: string): object => ({
+  type: 'Sequence',
+  pretokenizers: [
+    { type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false },
+    { type: 'ByteLevel', use_regex: false },
+  ],
+});
+
+const LLAMA_3 =
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const QWEN_2 =
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const TEKKEN =
+  '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
+
+/** How byte-level tokenizers of published models come from a text to words, as their tokenizer.json has it, by llama.cpp's name for it. */
+export const SPLITS: readonly { name: string; parts: object; ignore_merges: boolean }[] = [
+  { name: 'llama-bpe', parts: { pre_tokenizer: split(LLAMA_3) }, ignore_merges: true },
+  { name: 'smaug-bpe', parts: { pre_tokenizer: split(LLAMA_3) }, ignore_merges: false },
+  { name: 'qwen2', parts: { pre_tokenizer: split(QWEN_2), normalizer: { type: 'NFC' } }, ignore_merges: false },
+  {
+    name: 'deepseek-r1-qwen',
+    parts: { pre_tokenizer: split(QWEN_2), normalizer: { type: 'Sequence', normalizers: [] } },
+    ignore_merges: false,
+  },
+  { name: 'tekken', parts: { pre_tokenizer: split(TEKKEN) }, ignore_merges: true },
+  {
+    name: 'smollm',
+    parts: {
+      pre_tokenizer: {
+        type: 'Sequence',
+        pretokenizers: [{ type: 'Digits', individual_digits: true }, { type: 'ByteLevel' }],
+      },
+    },
+    ignore_merges: false,
+  },
+  { name: 'gpt-2', parts: {}, ignore_merges: false },
+];

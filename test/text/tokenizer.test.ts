@@ -224,8 +224,11 @@ describe('a folder', () => {
   };
 
   test('without tokenizer.json', async () => {
-    await expectError('/no/such/folder', /^Tokenizer.load: expected a folder with tokenizer.json, got .* not there$/);
-    await expectError(__filename, /, which is a file$/);
+    await expectError(
+      '/no/such/folder',
+      /^Tokenizer.load: expected a folder with tokenizer.json or a GGUF file, got .* not there$/,
+    );
+    await expectError(__filename, /, which is neither$/);
     await expectError(checkpointFolder({}), / without one$/);
     await expectError(
       checkpointFolder({ 'tokenizer.model': '' }),
