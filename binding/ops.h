@@ -365,6 +365,13 @@ struct BitLinearWeightBackwardParams {
   int64_t k;
 };
 
+struct KeyPages {
+  Tensor table;  // int32 [B, per_entry], page of tokens [p * size, (p + 1) * size) or -1; null data: there are no pages
+  int64_t per_entry;
+  int64_t size;  // a multiple of 16
+  int64_t count;
+};
+
 struct AttentionShape {
   int64_t batch;
   int64_t queries;  // of the longest sequence, as are keys
@@ -378,6 +385,7 @@ struct AttentionShape {
   int64_t total_keys;
   Tensor held_keys;  // int32 [B], optional: entry b has held_keys[b] + added_keys keys, at most `keys`
   int64_t added_keys;
+  KeyPages pages;  // optional: k and v are [count, size, G, D], of which key_capacity = per_entry * size are an entry's
   double scale;
   double softcap;        // 0: none
   Tensor alibi_slopes;   // float32 [H] or [B, H], optional
@@ -391,11 +399,13 @@ struct AttentionShape {
 
 struct FlashAttentionParams {
   AttentionShape shape;
-  Tensor q;    // [B, Sq, H, D]
-  Tensor k;    // [B, key_capacity, G, D]
-  Tensor v;    // [B, key_capacity, G, D]
-  Tensor out;  // [B, Sq, H, D]
-  Tensor lse;  // float32 [B, H, Sq], or [H, total_queries]
+  Tensor q;             // [B, Sq, H, D]
+  Tensor k;             // [B, key_capacity, G, D], of any float dtype or int8
+  Tensor v;             // as k
+  Tensor key_scales;    // float32 [rows of k, G], exactly if k is int8
+  Tensor value_scales;  // float32 [rows of v, G]
+  Tensor out;           // [B, Sq, H, D]
+  Tensor lse;           // float32 [B, H, Sq], or [H, total_queries]
 };
 
 struct FlashAttentionBackwardParams {
@@ -446,12 +456,15 @@ struct MergeAttentionStatesBackwardParams {
 };
 
 struct KvCacheAppendParams {
-  Tensor x;      // [B, S, row_size]
-  Tensor cache;  // [B, capacity, row_size]
+  Tensor x;       // [B, S, row_size]
+  Tensor cache;   // [B, capacity, row_size], or [pages.count, pages.size, row_size]
+  Tensor scales;  // float32 [rows of the cache, row_size / head_dim], exactly if the cache is int8 and x is not
   int64_t batch;
   int64_t rows;
   int64_t row_size;
+  int64_t head_dim;
   int64_t capacity;
+  KeyPages pages;
   int64_t position;
   Tensor positions;  // int32 [B], optional: in place of position
 };

@@ -79,6 +79,18 @@ Tensor scale_tensor(const Args& args, const char* name, int64_t rows) {
   return scale;
 }
 
+KeyPages key_pages(const Args& args, int64_t batch) {
+  KeyPages pages{};
+  if (!args.has("pages")) return pages;
+  const Args given = args.object("pages");
+  pages.per_entry = given.integer("perEntry");
+  pages.size = given.integer("size");
+  pages.count = given.integer("count");
+  if (pages.size < 1 || pages.size % 16 != 0) args.fail("pages", "a size that is a multiple of 16");
+  pages.table = given.tensor("table", batch * pages.per_entry);
+  return pages;
+}
+
 AttentionShape attention_shape(const Args& args) {
   AttentionShape shape{};
   shape.batch = args.integer("batch");
@@ -100,6 +112,11 @@ AttentionShape attention_shape(const Args& args) {
     const Args lengths = args.object("keyLengths");
     shape.held_keys = lengths.tensor("held", shape.batch);
     shape.added_keys = lengths.integer("added");
+  }
+  shape.pages = key_pages(args, shape.batch);
+  if (shape.pages.table.data) {
+    shape.total_keys = shape.pages.count * shape.pages.size;
+    if (shape.keys > shape.pages.per_entry * shape.pages.size) args.fail("keys", "as many as there are pages for");
   }
   shape.scale = args.number("scale");
   shape.softcap = args.number("softcap");
@@ -459,6 +476,10 @@ void read(const Args& args, Call<FlashAttentionParams>& call) {
   p.q = args.tensor("q", query_length);
   p.k = args.tensor("k", key_length);
   p.v = args.tensor("v", key_length);
+  if (p.k.dtype == DType::INT8) {
+    p.key_scales = args.tensor("keyScales", s.total_keys * s.key_heads);
+    p.value_scales = args.tensor("valueScales", s.total_keys * s.key_heads);
+  }
   p.out = args.tensor("out", query_length);
   p.lse = args.tensor("lse", s.total_queries * s.heads);
 }
@@ -523,7 +544,12 @@ void read(const Args& args, Call<KvCacheAppendParams>& call) {
   p.batch = args.integer("batch");
   p.rows = args.integer("rows");
   p.row_size = args.integer("rowSize");
+  p.head_dim = args.integer("headDim");
   p.capacity = args.integer("capacity");
+  p.pages = key_pages(args, p.batch);
+  const bool paged = p.pages.table.data != nullptr;
+  if (paged && p.capacity > p.pages.per_entry * p.pages.size) args.fail("capacity", "as much as there are pages for");
+  const int64_t cache_rows = paged ? p.pages.count * p.pages.size : p.batch * p.capacity;
   if (args.has("position")) {
     p.positions = args.tensor("position", p.batch);
   } else {
@@ -531,7 +557,9 @@ void read(const Args& args, Call<KvCacheAppendParams>& call) {
     if (p.position < 0 || p.position + p.rows > p.capacity) args.fail("position", "room in the cache");
   }
   p.x = args.tensor("x", p.batch * p.rows * p.row_size);
-  p.cache = args.tensor("cache", p.batch * p.capacity * p.row_size);
+  p.cache = args.tensor("cache", cache_rows * p.row_size);
+  if (p.cache.dtype == DType::INT8 && p.x.dtype != DType::INT8)
+    p.scales = args.tensor("scales", cache_rows * (p.row_size / p.head_dim));
 }
 
 void read(const Args& args, Call<AdamWParams>& call) {

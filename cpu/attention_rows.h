@@ -10,8 +10,9 @@
 #ifndef TERNFLASH_CPU_ATTENTION_ROWS_H_
 #define TERNFLASH_CPU_ATTENTION_ROWS_H_
 
+#include "cache_rows.h"
 #include "lanes.h"
-#include "simd.h"
+#include "sixteen_bits.h"
 
 namespace {
 
@@ -40,6 +41,7 @@ bool check_held_keys(const ternflash::AttentionShape& shape, Context& context) {
 // Whether packed sequences, or lengths known on the device only, lie within the tensors and are no longer than said.
 // Fails the op otherwise.
 bool check_sequences(const ternflash::AttentionShape& shape, Context& context) {
+  if (!check_pages(shape.pages, shape.batch, context)) return false;
   if (shape.held_keys.data) return check_held_keys(shape, context);
   if (!shape.cu_seqlens.data) return true;
   const int32_t* begin = static_cast<const int32_t*>(shape.cu_seqlens.data);
@@ -109,8 +111,12 @@ struct AttentionRows {
   }
   // The row's number among the packed rows of all batch entries and key heads.
   int64_t packed(int64_t row) const { return first_query * shape.heads + head_begin * queries + row; }
-  // Where a key starts in k and v, [B, key_capacity, G, D].
-  int64_t key_start(int64_t key) const { return ((first_token + key) * shape.key_heads + key_head) * shape.head_dim; }
+  // The row of a key in k and v, taken as [total_keys, G, D].
+  int64_t key_row(int64_t key) const {
+    return shape.pages.table.data ? max64(0, page_row(shape.pages, batch, key)) : first_token + key;
+  }
+  // Where a key starts in k and v.
+  int64_t key_start(int64_t key) const { return (key_row(key) * shape.key_heads + key_head) * shape.head_dim; }
 
   float slope(int64_t row) const {
     if (!shape.alibi_slopes.data) return 0.0f;
@@ -149,6 +155,9 @@ TERNFLASH_INLINE void load_row(const Tensor& tensor, int64_t start, int64_t head
     int64_t d = 0;
     for (; d + LANES <= head_dim; d += LANES) store(row + d, load(from + d) * scale);
     if (d < head_dim) store(row + d, load_partial(from + d, int(head_dim - d), 0.0f) * scale);
+  } else if (tensor.dtype == DType::INT8) {
+    for (int64_t d = 0; d < head_dim; d += LANES)
+      store(row + d, load_as_float<DType::INT8>(tensor.data, start + d, head_dim - d) * scale);
   } else {
     if (width > head_dim) store(row + width - LANES, Vec{});
     load_floats(tensor, start, head_dim, row);
@@ -161,10 +170,10 @@ TERNFLASH_INLINE void load_row(const Tensor& tensor, int64_t start, int64_t head
 template <int LOCALITY = 3, class RowStart>
 TERNFLASH_INLINE void prefetch_rows(const Tensor& tensor, int64_t head_dim, int64_t begin, int64_t end,
                                     const RowStart& start) {
-  const int64_t element_bytes = tensor.dtype == DType::FLOAT32 ? 4 : 2;
+  const int64_t bytes = element_bytes(tensor.dtype);
   for (int64_t i = begin; i < end; i++) {
-    const char* row = static_cast<const char*>(tensor.data) + start(i) * element_bytes;
-    for (int64_t byte = 0; byte < head_dim * element_bytes; byte += 64) __builtin_prefetch(row + byte, 0, LOCALITY);
+    const char* row = static_cast<const char*>(tensor.data) + start(i) * bytes;
+    for (int64_t byte = 0; byte < head_dim * bytes; byte += 64) __builtin_prefetch(row + byte, 0, LOCALITY);
   }
 }
 
@@ -173,6 +182,17 @@ template <class RowStart>
 TERNFLASH_INLINE void load_tile(const Tensor& tensor, int64_t head_dim, int64_t count, const RowStart& start,
                                 float scale, float* tile) {
   for (int64_t i = 0; i < count; i++) load_row(tensor, start(i), head_dim, scale, tile + i * ROW_STRIDE);
+}
+
+// Keys [begin, begin + count), or their values, to tile[i][d]. `scales`: of codes, else absent.
+TERNFLASH_INLINE void load_keys(const Tensor& tensor, const Tensor& scales, const AttentionRows& rows, int64_t begin,
+                                int64_t count, float* tile) {
+  const float* factors = static_cast<const float*>(scales.data);
+  const int64_t heads = rows.shape.key_heads, head_dim = rows.shape.head_dim;
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t head = rows.key_row(begin + i) * heads + rows.key_head;
+    load_row(tensor, head * head_dim, head_dim, factors ? factors[head] : 1.0f, tile + i * ROW_STRIDE);
+  }
 }
 
 // Rows to tile[d][i], times `scale`; zeros in columns count to a whole vector.

@@ -24,11 +24,6 @@ TERNFLASH_INLINE bool is_float(DType dtype) {
   return dtype == DType::FLOAT32 || dtype == DType::FLOAT16 || dtype == DType::BFLOAT16;
 }
 
-TERNFLASH_INLINE int64_t element_bytes(DType dtype) {
-  if (dtype == DType::FLOAT32 || dtype == DType::INT32) return 4;
-  return dtype == DType::FLOAT16 || dtype == DType::BFLOAT16 ? 2 : 1;
-}
-
 // Any integer fits a double, and so does any float.
 TERNFLASH_INLINE double integer_at(const Tensor& tensor, int64_t i) {
   if (tensor.dtype == DType::INT8) return static_cast<const int8_t*>(tensor.data)[i];

@@ -5,7 +5,7 @@
 // denominator.
 //
 //   q, out [B, Sq, H, D], k, v [B, key_capacity, G, D], lse [B, H, Sq]; packed sequences instead: [total, ., D], [H,
-//   total]
+//   total]; a cache may be of another float dtype or int8 with scales, and in pages (cache_rows.h): it is read as it is
 //
 // The rule is softcap and ALiBi (attention_scores.h), the denominator has a sink if there is one, and dropout is in
 // attention_dropout.h. Each is a pass of its own over the tile of scores, so that who uses none pays for none.
@@ -281,15 +281,36 @@ struct Constant {
   static constexpr int VALUE = NUMBER;
 };
 
+// Keys or values that follow each other, as they lie in memory: `data` from element `start` on, `token` elements from
+// one to the next; of codes also their scales, `heads` from one to the next.
+struct StoredKeys {
+  const void* data;
+  int64_t start;
+  int64_t token;
+  const float* scales;
+  int64_t heads;
+
+  // From a head of a key on.
+  StoredKeys from(int64_t key, int64_t head, int64_t head_dim) const {
+    return {data, start + key * token + head * head_dim, token, scales ? scales + key * heads + head : nullptr, heads};
+  }
+};
+
+StoredKeys stored_keys(const Tensor& tensor, const Tensor& scales, int64_t row, const AttentionShape& shape) {
+  const int64_t token = shape.key_heads * shape.head_dim;
+  const float* factors = static_cast<const float*>(scales.data);
+  return {tensor.data, row * token, token, factors ? factors + row * shape.key_heads : nullptr, shape.key_heads};
+}
+
 // Scores of KEYS_TOGETHER keys and the first ROWS_TOGETHER rows of a head, p [keys][ROWS].
 template <DType DTYPE, int KEYS_TOGETHER, int ROWS_TOGETHER>
-TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start, int64_t token, int64_t head_dim,
-                                   float* p) {
+TERNFLASH_INLINE void key_products(const float* q, const StoredKeys& k, int64_t head_dim, float* p) {
   Vec sums[KEYS_TOGETHER * ROWS_TOGETHER] = {};
   for (int64_t d = 0; d < head_dim; d += LANES) {
     Vec keys[KEYS_TOGETHER];
     TERNFLASH_UNROLL
-    for (int j = 0; j < KEYS_TOGETHER; j++) keys[j] = load_as_float<DTYPE>(k, start + j * token + d, head_dim - d);
+    for (int j = 0; j < KEYS_TOGETHER; j++)
+      keys[j] = load_as_float<DTYPE>(k.data, k.start + j * k.token + d, head_dim - d);
     TERNFLASH_UNROLL
     for (int i = 0; i < ROWS_TOGETHER; i++) {
       const Vec query = load(q + i * ROW_STRIDE + d);
@@ -299,6 +320,8 @@ TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start,
   }
   float scores[KEYS_TOGETHER * ROWS_TOGETHER];
   store_lane_sums<KEYS_TOGETHER * ROWS_TOGETHER>(sums, scores);
+  if constexpr (DTYPE == DType::INT8)
+    for (int i = 0; i < KEYS_TOGETHER * ROWS_TOGETHER; i++) scores[i] *= k.scales[i / ROWS_TOGETHER * k.heads];
   TERNFLASH_UNROLL
   for (int j = 0; j < KEYS_TOGETHER; j++)
     __builtin_memcpy(p + j * ROWS, scores + j * ROWS_TOGETHER, ROWS_TOGETHER * sizeof(float));
@@ -306,13 +329,13 @@ TERNFLASH_INLINE void key_products(const float* q, const void* k, int64_t start,
 
 // The same for all rows of a head.
 template <DType DTYPE, int KEYS_TOGETHER>
-TERNFLASH_INLINE void head_products(FewRows rows, const void* k, int64_t start, int64_t token, int64_t head_dim,
-                                    float* p, const Scratch& scratch) {
+TERNFLASH_INLINE void head_products(FewRows rows, const StoredKeys& k, int64_t head_dim, float* p,
+                                    const Scratch& scratch) {
   int64_t row = rows.begin;
   const auto products = [&](auto together) {
     constexpr int TOGETHER = decltype(together)::VALUE;
     for (; row + TOGETHER <= rows.end; row += TOGETHER)
-      key_products<DTYPE, KEYS_TOGETHER, TOGETHER>(scratch.q + row * ROW_STRIDE, k, start, token, head_dim, p + row);
+      key_products<DTYPE, KEYS_TOGETHER, TOGETHER>(scratch.q + row * ROW_STRIDE, k, head_dim, p + row);
   };
   if constexpr (KEYS_TOGETHER < 8) {
     if constexpr (MOST_FEW_ROWS >= 4) products(Constant<4>());
@@ -323,35 +346,50 @@ TERNFLASH_INLINE void head_products(FewRows rows, const void* k, int64_t start, 
 
 // out = out * rescale + p V for VALUES keys and all rows of a head.
 template <DType DTYPE, int VALUES>
-TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, const void* v, int64_t start, int64_t token,
-                                 Scratch& scratch) {
+TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, const StoredKeys& v, Scratch& scratch) {
   for (int64_t d = 0; d < head_dim; d += LANES) {
     Vec values[VALUES];
     TERNFLASH_UNROLL
-    for (int u = 0; u < VALUES; u++) values[u] = load_as_float<DTYPE>(v, start + u * token + d, head_dim - d);
+    for (int u = 0; u < VALUES; u++) values[u] = load_as_float<DTYPE>(v.data, v.start + u * v.token + d, head_dim - d);
     for (int64_t row = rows.begin; row < rows.end; row++) {
       const float* p = scratch.p + j * ROWS + row;
       float* out = scratch.out + row * ROW_STRIDE + d;
       Vec sum = load(out);
       if (j == 0) sum *= broadcast(scratch.rescale[row]);
       TERNFLASH_UNROLL
-      for (int u = 0; u < VALUES; u++) sum += broadcast(p[u * ROWS]) * values[u];
+      for (int u = 0; u < VALUES; u++)
+        sum += broadcast(DTYPE == DType::INT8 ? p[u * ROWS] * v.scales[u * v.heads] : p[u * ROWS]) * values[u];
       store(out, sum);
     }
   }
 }
 
-// The next FEW_KEYS of `left` keys from key_begin, of all key heads, whose rows are `heads`. k and v are read once, in
-// the order of memory, and not copied: the copies would not fit into the L1 cache, and writing them took longer than
-// all the rest.
+// Some keys that follow each other in memory, and the row of the first.
+struct KeyRun {
+  int64_t begin;
+  int64_t keys;
+  int64_t row;
+};
+
+// The next of the keys before `end`, up to a multiple of FEW_KEYS: pages are made of such.
+TERNFLASH_INLINE KeyRun key_run(const AttentionRows& rows, int64_t begin, int64_t end) {
+  if (begin >= end) return {begin, 0, 0};
+  return {begin, min64(FEW_KEYS - begin % FEW_KEYS, end - begin), rows.key_row(begin)};
+}
+
+// A run of keys, of all key heads, whose rows are `heads`. k and v are read once, in the order of memory, and not
+// copied: the copies would not fit into the L1 cache, and writing them took longer than all the rest.
 template <DType DTYPE>
-static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& rule, const FewRows* heads,
-                          int64_t start, int64_t key_begin, int64_t left, Scratch& scratch) {
-  const int64_t keys = min64(FEW_KEYS, left);
+static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& rule, const FewRows* heads, KeyRun run,
+                          KeyRun next, Scratch& scratch) {
+  const int64_t keys = run.keys;
   const int64_t head_dim = params.shape.head_dim, key_heads = params.shape.key_heads;
   const int64_t token = key_heads * head_dim;
+  const StoredKeys k = stored_keys(params.k, params.key_scales, run.row, params.shape);
+  const StoredKeys v = stored_keys(params.v, params.value_scales, run.row, params.shape);
   // Values are asked for while keys are read, the next keys while values are: more than the L1 cache holds.
-  const auto key_start = [&](int64_t j) { return start + j * token; };
+  const auto key_start = [&](int64_t j) { return (run.row + j) * token; };
+  const auto next_start = [&](int64_t j) { return (next.row + j) * token; };
   const bool single = heads[0].end - heads[0].begin == 1;
   int64_t j = 0;
   const auto products = [&](auto together) {
@@ -359,8 +397,7 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
     for (; j + TOGETHER <= keys; j += TOGETHER) {
       prefetch_rows<2>(params.v, token, j, j + TOGETHER, key_start);
       for (int64_t head = 0; head < key_heads; head++)
-        head_products<DTYPE, TOGETHER>(heads[head], params.k.data, start + j * token + head * head_dim, token, head_dim,
-                                       scratch.p + j * ROWS, scratch);
+        head_products<DTYPE, TOGETHER>(heads[head], k.from(j, head, head_dim), head_dim, scratch.p + j * ROWS, scratch);
     }
   };
   if (single) products(Constant<8>());
@@ -369,17 +406,16 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
   const int64_t rows = heads[key_heads - 1].end;
   for (int64_t lane = 0; lane < rows; lane += LANES) {
     float* p = scratch.p + lane;
-    if (!rule.plain) apply_rule<ROWS>(rule, p, lane, key_begin, 0, keys, scratch);
-    softmax_column<true, ROWS>(p, lane, key_begin, 0, keys, scratch);
+    if (!rule.plain) apply_rule<ROWS>(rule, p, lane, run.begin, 0, keys, scratch);
+    softmax_column<true, ROWS>(p, lane, run.begin, 0, keys, scratch);
   }
   j = 0;
   const auto values = [&](auto together) {
     constexpr int TOGETHER = decltype(together)::VALUE;
     for (; j + TOGETHER <= keys; j += TOGETHER) {
-      prefetch_rows<2>(params.k, token, FEW_KEYS + j, min64(FEW_KEYS + j + TOGETHER, left), key_start);
+      prefetch_rows<2>(params.k, token, j, min64(j + TOGETHER, next.keys), next_start);
       for (int64_t head = 0; head < key_heads; head++)
-        add_values<DTYPE, TOGETHER>(heads[head], head_dim, j, params.v.data, start + j * token + head * head_dim, token,
-                                    scratch);
+        add_values<DTYPE, TOGETHER>(heads[head], head_dim, j, v.from(j, head, head_dim), scratch);
     }
   };
   values(Constant<4>());
@@ -409,9 +445,8 @@ static void attend_many_rows(const RowTile& tile, int64_t split_begin, int64_t s
   const int64_t first = max64(split_begin, scratch.first_key[0]);
   for (int64_t key = drops ? first / KEEP_KEYS * KEEP_KEYS : first; key < end; key += step) {
     const int64_t keys = min64(step, end - key);
-    const auto key_start = [&](int64_t i) { return tile.rows.key_start(key + i); };
-    load_tile(tile.params.k, shape.head_dim, keys, key_start, 1.0f, scratch.k);
-    load_tile(tile.params.v, shape.head_dim, keys, key_start, 1.0f, scratch.v);
+    load_keys(tile.params.k, tile.params.key_scales, tile.rows, key, keys, scratch.k);
+    load_keys(tile.params.v, tile.params.value_scales, tile.rows, key, keys, scratch.v);
     many_rows_step(tile, key, keys, min64(key + 2 * step, end), scratch);
   }
 }
@@ -437,8 +472,11 @@ static void attend_few_rows(const FlashAttentionParams& params, const ScoreRule&
   }
   pad_rows(heads[shape.key_heads - 1].end, scratch);
   const AttentionRows first_head(shape, batch, 0);
-  for (int64_t key = begin; key < end; key += FEW_KEYS)
-    few_rows_step<DTYPE>(params, rule, heads, first_head.key_start(key), key, end - key, scratch);
+  for (KeyRun run = key_run(first_head, begin, end); run.keys > 0;) {
+    const KeyRun next = key_run(first_head, run.begin + run.keys, end);
+    few_rows_step<DTYPE>(params, rule, heads, run, next, scratch);
+    run = next;
+  }
 }
 
 static void finish_row(const FlashAttentionParams& params, const AttentionRows& rows, int64_t row, float maximum,
@@ -551,6 +589,7 @@ void flash_attention(const FlashAttentionParams& params, Context& context) {
       Scratch& scratch = *thread_scratch<Scratch>(context, thread, 1);
       const auto attend = params.k.dtype == DType::FLOAT32   ? attend_few_rows<DType::FLOAT32>
                           : params.k.dtype == DType::FLOAT16 ? attend_few_rows<DType::FLOAT16>
+                          : params.k.dtype == DType::INT8    ? attend_few_rows<DType::INT8>
                                                              : attend_few_rows<DType::BFLOAT16>;
       attend(params, rule, batch, split * SPLIT_KEYS, split_end(split), scratch);
       for (int64_t key_head = 0; key_head < shape.key_heads; key_head++)

@@ -43,8 +43,6 @@ Matrix codes_matrix(const Tensor& codes, const Tensor& scales, int64_t cols) {
   return {Kind::CODES, static_cast<const uint8_t*>(codes.data), cols, static_cast<const float*>(scales.data), 1};
 }
 
-typedef int8_t ByteVec __attribute__((vector_size(LANES)));
-
 // Columns [col, col + LANES) of a row, without the scale; col is a multiple of 4.
 template <Kind KIND>
 TERNFLASH_INLINE Vec load_vector(const uint8_t* row, int64_t col) {
@@ -64,9 +62,7 @@ TERNFLASH_INLINE Vec load_vector(const uint8_t* row, int64_t col) {
     const VecUint codes = ((VecUint{} + word) >> shifts) & 3u;
     return __builtin_convertvector(reinterpret_cast<VecInt>(codes) - 1, Vec);
   } else {
-    ByteVec bytes;
-    __builtin_memcpy(&bytes, row + col, sizeof(bytes));
-    return __builtin_convertvector(__builtin_convertvector(bytes, VecInt), Vec);
+    return load_int8(reinterpret_cast<const int8_t*>(row) + col);
   }
 }
 

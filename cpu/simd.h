@@ -136,6 +136,11 @@ TERNFLASH_INLINE constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? 
 TERNFLASH_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TERNFLASH_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+TERNFLASH_INLINE int64_t element_bytes(DType dtype) {
+  if (dtype == DType::FLOAT32 || dtype == DType::INT32) return 4;
+  return dtype == DType::FLOAT16 || dtype == DType::BFLOAT16 ? 2 : 1;
+}
+
 TERNFLASH_INLINE float bits_to_float(uint32_t bits) {
   float value;
   __builtin_memcpy(&value, &bits, 4);

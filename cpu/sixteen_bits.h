@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 //
-// Vectors of floats of any dtype as float32. Compiled once per instruction set, like those who include it.
+// Vectors of floats of any dtype, and of bytes, as float32. Compiled once per instruction set, like those who include
+// it.
 
 #ifndef TERNFLASH_CPU_SIXTEEN_BITS_H_
 #define TERNFLASH_CPU_SIXTEEN_BITS_H_
@@ -45,10 +46,19 @@ TERNFLASH_INLINE Vec load_bfloat16(const uint8_t* p) {
 #endif
 }
 
+typedef int8_t ByteVec __attribute__((vector_size(LANES)));
+
+TERNFLASH_INLINE Vec load_int8(const int8_t* p) {
+  ByteVec bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  return __builtin_convertvector(__builtin_convertvector(bytes, VecInt), Vec);
+}
+
 // Elements [index, index + LANES).
 template <DType DTYPE>
 TERNFLASH_INLINE Vec load_as_float(const void* data, int64_t index) {
   if constexpr (DTYPE == DType::FLOAT32) return load(static_cast<const float*>(data) + index);
+  if constexpr (DTYPE == DType::INT8) return load_int8(static_cast<const int8_t*>(data) + index);
   const uint8_t* bytes = static_cast<const uint8_t*>(data) + 2 * index;
   return DTYPE == DType::FLOAT16 ? load_float16(bytes) : load_bfloat16(bytes);
 }
@@ -58,7 +68,7 @@ template <DType DTYPE>
 TERNFLASH_INLINE Vec load_as_float(const void* data, int64_t index, int64_t count) {
   if (__builtin_expect(count >= LANES, 1)) return load_as_float<DTYPE>(data, index);
   alignas(64) uint32_t elements[LANES] = {};
-  constexpr int64_t BYTES = DTYPE == DType::FLOAT32 ? 4 : 2;
+  constexpr int64_t BYTES = DTYPE == DType::FLOAT32 ? 4 : DTYPE == DType::INT8 ? 1 : 2;
   __builtin_memcpy(elements, static_cast<const uint8_t*>(data) + index * BYTES, size_t(count * BYTES));
   return load_as_float<DTYPE>(elements, 0);
 }

@@ -512,6 +512,17 @@ export interface BitLinearWeightBackwardParams {
   k: number;
 }
 
+/** Where the tokens of a cache are that is made of pages, which its batch entries share. */
+export interface KeyPages {
+  /** int32 [B, perEntry]: the page with tokens p * size to (p + 1) * size - 1 of the entry, or -1 for none. Another number fails the op. */
+  table: TensorArg;
+  perEntry: number;
+  /** Tokens of a page, a multiple of 16. */
+  size: number;
+  /** Pages there are: the cache is [count, size, G, D]. */
+  count: number;
+}
+
 export interface AttentionShape {
   batch: number;
   /** Of each batch entry; of the longest where lengths differ (`packed`). */
@@ -533,6 +544,11 @@ export interface AttentionShape {
    * there may be. held: int32 [B]. Not with `packed`, and not in a backward pass. An entry outside 0..keys fails the op.
    */
   keyLengths: { held: TensorArg; added: number } | null;
+  /**
+   * Null, or k and v are pages and keyCapacity is perEntry * size. Of a page that is none any finite row may be taken. Not with `packed`, and not in a
+   * backward pass.
+   */
+  pages: KeyPages | null;
   /** s = scale * q.k */
   scale: number;
   /** If not 0, s becomes softcap * tanh(s / softcap). */
@@ -558,8 +574,12 @@ export interface AttentionShape {
 export interface FlashAttentionParams extends AttentionShape {
   /** [B, Sq, H, D] */
   q: TensorArg;
+  /** Of the dtype of q, or k and v together of another float dtype, or int8 */
   k: TensorArg;
   v: TensorArg;
+  /** float32 [rows of k, G], null unless k and v are int8: a number is its code times the scale of its row and head */
+  keyScales: TensorArg | null;
+  valueScales: TensorArg | null;
   /** [B, Sq, H, D]; 0 for a query that sees no key */
   out: TensorArg;
   /** float32 [B, H, Sq]: log of the sum of e^s over the keys seen and the sink; for a query that sees no key the sink, or -Infinity */
@@ -627,12 +647,22 @@ export interface MergeAttentionStatesBackwardParams {
 export interface KvCacheAppendParams {
   /** [B, S, rowSize] */
   x: TensorArg;
-  /** [B, capacity, rowSize], same dtype; rows position..position+S-1 of each batch entry are overwritten */
+  /**
+   * [B, capacity, rowSize], or pages; rows position..position+S-1 of each batch entry are overwritten, but for those whose page is none. Same dtype, or another
+   * float dtype, to which it is rounded, or int8 of floats.
+   */
   cache: TensorArg;
+  /**
+   * float32 [rows of the cache, rowSize / headDim], null unless the cache is int8. Of the headDim numbers of a head, in float32: m = max |x|, scale = m / 127,
+   * code = clip(roundHalfEven(x * (127 / m)), -127, 127); all 0 if m < 2^-100; scale NaN and codes 0 if any is not finite.
+   */
+  scales: TensorArg | null;
   batch: number;
   rows: number;
   rowSize: number;
+  headDim: number;
   capacity: number;
+  pages: KeyPages | null;
   /** Of all entries, or int32 [B], one for each. One that leads outside the cache fails the op, and nothing of its entry is written. */
   position: number | TensorArg;
 }

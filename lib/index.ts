@@ -80,7 +80,7 @@ export { LayerNorm, type LayerNormModuleOptions } from './nn/layer-norm.js';
 export { quantizeModel, quantizeWeights, type QuantizeModelOptions } from './nn/quantize-model.js';
 export { QuantizationSummary, type PreservedSummary, type QuantizedSummary } from './nn/quantization-summary.js';
 export { RMSNorm } from './nn/rms-norm.js';
-export { DecodingCache, type LayerCache } from './nn/decoding-cache.js';
+export { DecodingCache, type CacheOptions, type LayerCache } from './nn/decoding-cache.js';
 export {
   Attention,
   MLP,

@@ -144,7 +144,10 @@ export const chat: Command = {
     const options = readTextOptions(values);
 
     const { load, quiet } = options;
-    const model = await context.loadTextModel(path, checkpointOptions({ ...load, quiet }, context.errors));
+    const model = await context.loadTextModel(path, {
+      ...load,
+      ...checkpointOptions({ ...load, quiet }, context.errors),
+    });
     try {
       context.signal.throwIfAborted(); // while it was loaded
       if (!model.tokenizer.chatTemplates.includes('default')) {

@@ -62,7 +62,7 @@ export const generate: Command = {
     const { sampling, stop, quiet, load } = readTextOptions(values);
     const prompt = await readPrompt(given, context);
 
-    const model = await context.loadTextModel(path, checkpointOptions({ ...load, quiet }, errors));
+    const model = await context.loadTextModel(path, { ...load, ...checkpointOptions({ ...load, quiet }, errors) });
     try {
       const raw = values.raw || !model.tokenizer.chatTemplates.includes('default');
       const ids = encodePrompt(model.tokenizer, prompt, raw);

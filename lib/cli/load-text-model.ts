@@ -8,19 +8,19 @@ import type { CausalLM } from '../models/causal-lm.js';
 import { generate } from '../models/generate.js';
 import { loadModel } from '../models/load-model.js';
 import { tokenizerPlace } from '../models/text-files.js';
-import type { DecodingCache } from '../nn/decoding-cache.js';
+import type { CacheOptions, DecodingCache } from '../nn/decoding-cache.js';
 import type { LoadTextModel, TextGenerationOptions } from '../text/text-model.js';
 import { Tokenizer } from '../text/tokenizer.js';
 
 /** A published checkpoint, or a model that `CausalLM.save` wrote, and the tokenizer beside it. */
-export const loadTextModel: LoadTextModel = async (location, { device, dtype, onWarning }) => {
+export const loadTextModel: LoadTextModel = async (location, { device, dtype, cacheDtype, onWarning }) => {
   const chosen =
     dtype === undefined ? {} : { dtype: checkOneOf('loadModel', 'dtype', dtype as FloatDType, FLOAT_DTYPES) };
   const tokenizer = await Tokenizer.load(await tokenizerPlace(location));
   const placement = device === undefined ? {} : { device: device as DeviceName };
   const model = await loadModel(location, { ...placement, ...chosen, ...(onWarning && { onWarning }) });
   const { layers, hidden, contextLength } = model.config;
-  const reader = new Reader(model);
+  const reader = new Reader(model, cacheDtype as CacheOptions['dtype']);
   return {
     tokenizer,
     contextLength: contextLength || Infinity, // positions are rotations: there is no last one
@@ -42,13 +42,17 @@ class Reader {
   /** The tokens that the cache holds. */
   private held: number[] = [];
 
-  constructor(private readonly model: CausalLM) {}
+  constructor(
+    private readonly model: CausalLM,
+    private readonly dtype: CacheOptions['dtype'],
+  ) {}
 
   async *generate(promptIds: readonly number[], options: TextGenerationOptions): AsyncGenerator<number> {
     const needed = promptIds.length + options.maxTokens;
     if (this.cache === null || this.cache.capacity < needed) {
       this.dispose();
-      this.cache = this.model.createCache(1, Math.ceil(needed / ROOM) * ROOM);
+      const options = this.dtype === undefined ? {} : { dtype: this.dtype };
+      this.cache = this.model.createCache(1, Math.ceil(needed / ROOM) * ROOM, options);
     }
     const { cache } = this;
     // At least the last token is read again, for what follows it.

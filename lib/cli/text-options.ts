@@ -16,6 +16,7 @@ export const TEXT_OPTIONS = {
   stop: { type: 'string', multiple: true, default: [] as string[] },
   device: { type: 'string' },
   dtype: { type: 'string' },
+  'cache-dtype': { type: 'string' },
   quiet: { type: 'boolean', default: false },
   help: { type: 'boolean', short: 'h', default: false },
 } as const;
@@ -30,6 +31,8 @@ export const TEXT_OPTIONS_HELP = `  --max-tokens N     most tokens of an answer;
   --stop TEXT        ends the answer before this text; may be given several times
   --device NAME      cpu, cuda:0, …; default the best one, see ternflash doctor
   --dtype NAME       float32, float16 or bfloat16; default that of the model
+  --cache-dtype NAME of the keys and values of the tokens so far: float32, float16, bfloat16, or int8, half the memory
+                     of 16 bits; default that of the model
   --quiet            the text, and nothing on standard error but errors
   -h, --help         this text`;
 
@@ -39,7 +42,7 @@ export interface TextOptions {
   stop: readonly string[];
   quiet: boolean;
   /** For the loader. */
-  load: { device?: string; dtype?: string };
+  load: { device?: string; dtype?: string; cacheDtype?: string };
 }
 
 /** The values as `parseArgs` gives them. */
@@ -53,13 +56,14 @@ interface Values {
   stop: readonly string[];
   device?: string;
   dtype?: string;
+  'cache-dtype'?: string;
   quiet: boolean;
 }
 
 /** @throws WrongCall if a value makes no sense. */
 export function readTextOptions(values: Values): TextOptions {
   if (values.stop.includes('')) throw new WrongCall('expected a text for --stop, got an empty one');
-  const { device, dtype } = values;
+  const { device, dtype, 'cache-dtype': cacheDtype } = values;
   const number = (name: keyof Values, low: number, high: number, isInteger: boolean): number =>
     readNumber(name, String(values[name]), low, high, isInteger);
   return {
@@ -73,6 +77,10 @@ export function readTextOptions(values: Values): TextOptions {
     },
     stop: values.stop,
     quiet: values.quiet,
-    load: { ...(device !== undefined && { device }), ...(dtype !== undefined && { dtype }) },
+    load: {
+      ...(device !== undefined && { device }),
+      ...(dtype !== undefined && { dtype }),
+      ...(cacheDtype !== undefined && { cacheDtype }),
+    },
   };
 }

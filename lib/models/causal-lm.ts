@@ -15,7 +15,7 @@ import { hasLora } from '../nn/lora.js';
 import { Module, parameter } from '../nn/module.js';
 import { placeWeights, weightsOf } from '../nn/place-weights.js';
 import { RMSNorm } from '../nn/rms-norm.js';
-import { DecodingCache } from '../nn/decoding-cache.js';
+import { DecodingCache, type CacheOptions } from '../nn/decoding-cache.js';
 import { checkLayerConfig, TransformerBlock, type LayerConfig, type PackedDocuments } from '../nn/transformer.js';
 import { crossEntropy } from '../ops/cross-entropy.js';
 import { embedding } from '../ops/embedding.js';
@@ -176,10 +176,12 @@ export class CausalLM extends Module {
    *
    * @param batch B, sequences.
    * @param capacity the most tokens of a sequence.
+   * @param options `dtype`: of keys and values, int8 too; `pageSize`, `pages`: sequences share a pool of pages. Default: the model's dtype, and room for `capacity` tokens of
+   * every sequence.
    * @throws OptionError, OutOfMemoryError.
    */
-  createCache(batch: number, capacity: number): DecodingCache {
-    return new DecodingCache(batch, capacity, { ...this.config, layers: this.layers.length }, this._device);
+  createCache(batch: number, capacity: number, options: CacheOptions = {}): DecodingCache {
+    return new DecodingCache(batch, capacity, { ...this.config, layers: this.layers.length }, this._device, options);
   }
 
   /**
@@ -214,10 +216,8 @@ export class CausalLM extends Module {
       if (counts && counts.length !== ids.shape[0])
         throw new ShapeError(`${op}: expected ${ids.shape[0]} counts, got ${counts.length}`);
       for (const count of counts ?? []) checkInteger(op, 'counts', count, 1, ids.shape[1]);
-      const before = cache?.lengths;
-      const features = this.features(ids, cache);
+      const features = this.features(ids, cache, counts);
       const [batch, length, hidden] = features.shape;
-      if (before && cache && counts) cache.setLengths(before.map((held, b) => held + counts[b]));
       const last = Int32Array.from({ length: batch }, (_, b) => b * length + (counts?.[b] ?? length) - 1);
       const rows =
         length === 1
@@ -251,7 +251,11 @@ export class CausalLM extends Module {
   }
 
   /** What the output projection is applied to, [B, S, hidden]. */
-  private features(ids: Tensor, context: DecodingCache | Partial<PackedDocuments> = {}): Tensor {
+  private features(
+    ids: Tensor,
+    context: DecodingCache | Partial<PackedDocuments> = {},
+    counts?: readonly number[],
+  ): Tensor {
     const op = 'CausalLM.forward';
     checkTensor(op, 'ids', ids, ['int32']);
     if (!(context instanceof DecodingCache)) {
@@ -262,11 +266,11 @@ export class CausalLM extends Module {
     const cache = context;
     checkShape(op, 'ids', ids, [cache.batch, 'S'], 'to match the cache');
     const features = tidy(() => {
-      const caches = cache.step(op, ids.shape[1]);
+      const caches = cache.step(op, ids.shape[1], counts);
       const tokens = embedding(this.embedding, ids);
       return this.norm.forward(this.layers.reduce((x, layer, i) => layer.forward(x, caches[i]), tokens));
     });
-    if (!isCapturing(this._device)) cache.advance(ids.shape[1]);
+    if (!isCapturing(this._device)) cache.advance(counts ?? ids.shape[1]);
     return features;
   }
 

@@ -5,7 +5,7 @@ import { noGrad } from '../autograd/tape.js';
 import { capture, type CapturedGraph } from '../capture.js';
 import { checkBoolean, checkInteger, checkOptions, checkPositive } from '../check.js';
 import { DeviceError, OptionError, ShapeError } from '../errors.js';
-import type { DecodingCache } from '../nn/decoding-cache.js';
+import type { CacheOptions, DecodingCache } from '../nn/decoding-cache.js';
 import { cast } from '../ops/cast.js';
 import { Generator } from '../random.js';
 import { outsideScopes, tidy } from '../scope.js';
@@ -33,6 +33,13 @@ export interface GenerateOptions extends SamplingOptions {
    * that a conversation goes on without being read again. It stays the caller's to dispose. Default: a new one.
    */
   cache?: DecodingCache;
+  /** Of the keys and values of a new cache: a float dtype or int8, see {@link CacheOptions}. Default: the dtype of the model. */
+  cacheDtype?: CacheOptions['dtype'];
+  /**
+   * Tokens of a page of a new cache, a multiple of 16: prompts of different lengths then take memory for their own tokens and `maxTokens` each, and not for those of the
+   * longest. Default none.
+   */
+  pageSize?: number;
 }
 
 /** Options of {@link generateBatch}. */
@@ -93,6 +100,7 @@ export async function* generateBatch(
 
 const GENERATE_OPTIONS = [
   ...['maxTokens', ...SAMPLING_OPTIONS, 'seed', 'stopTokens', 'repetitionPenalty', 'signal', 'cache'],
+  ...['cacheDtype', 'pageSize'],
 ];
 
 async function* run(
@@ -112,7 +120,9 @@ async function* run(
     for (const id of prompt as number[]) checkInteger(op, 'prompt', id, 0, vocabulary - 1);
   }
   const batch = prompts.length;
-  const cache = options.cache ?? model.createCache(batch, Math.max(...prompts.map((each) => each.length)) + maxTokens);
+  const cache = options.cache ?? newCache(model, prompts, maxTokens, options);
+  if (options.cache && (options.cacheDtype !== undefined || options.pageSize !== undefined))
+    throw new OptionError(`${op}: expected cacheDtype and pageSize without cache, which has its own, got both`);
   if (cache.batch !== batch) throw new OptionError(`${op}: expected a cache of ${batch} sequences, got ${cache.batch}`);
   if (cache.device !== model.device)
     throw new DeviceError(`${op}: expected a cache on ${model.device.id}, got one on ${cache.device.id}`);
@@ -145,6 +155,20 @@ async function* run(
     step?.dispose();
     if (!options.cache) cache.dispose();
   }
+}
+
+function newCache(
+  model: CausalLM,
+  prompts: readonly (readonly number[])[],
+  maxTokens: number,
+  { cacheDtype, pageSize }: GenerateOptions,
+): DecodingCache {
+  const lengths = prompts.map((each) => each.length + maxTokens);
+  const pages = pageSize !== undefined && lengths.reduce((sum, length) => sum + Math.ceil(length / pageSize), 0);
+  return model.createCache(prompts.length, Math.max(...lengths), {
+    ...(cacheDtype !== undefined && { dtype: cacheDtype }),
+    ...(pages !== false && { pageSize: pageSize as number, pages }),
+  });
 }
 
 function penalize(logits: Float32Array, tokens: Iterable<number>, penalty: number): void {
@@ -217,6 +241,7 @@ class DecodingStep {
     const room = cache.capacity - Math.max(...cache.lengths);
     if (room < 1) throw new ShapeError(`${this.op}: expected a cache with room for one more token, got a full one`);
     const lengths = cache.lengths.map((held, sequence) => held + (going[sequence] ? 1 : 0));
+    cache.reserve(going.map(Number));
     ids.write(Int32Array.from(tokens));
     if (!graph) {
       const logits = inference(() => model.nextLogits(ids, cache));

@@ -68,6 +68,7 @@ export function attend(call: AttentionCall): Tensor | { out: Tensor; lse: Tensor
       ...call.shape,
       packed: lengths && { cuSeqlens: lengths.arg, totalQueries: q.shape[0], totalKeys: k.shape[0] },
       keyLengths: null,
+      pages: null,
       alibiSlopes: argOf(slopes),
       sinks: argOf(sink),
       dropout,
@@ -81,6 +82,8 @@ export function attend(call: AttentionCall): Tensor | { out: Tensor; lse: Tensor
         q: q.arg,
         k: k.arg,
         v: v.arg,
+        keyScales: null,
+        valueScales: null,
         out: result.arg,
         lse: rowLse.arg,
       });

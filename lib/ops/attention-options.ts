@@ -54,13 +54,19 @@ type Sizes = Pick<AttentionShape, 'batch' | 'queries' | 'keys' | 'heads' | 'keyH
 
 /** @internal The options of a call, checked; tensors not yet as arguments, for a backward pass has handles of its own. */
 export interface CheckedAttention {
-  shape: Omit<AttentionShape, 'packed' | 'keyLengths' | 'alibiSlopes' | 'sinks' | 'dropout'>;
+  shape: Omit<AttentionShape, 'packed' | 'keyLengths' | 'pages' | 'alibiSlopes' | 'sinks' | 'dropout'>;
   alibiSlopes: Tensor | null;
   sinks: Tensor | null;
 }
 
 const MAX_HEAD_DIM = 256;
 const MAX_WINDOW = 2 ** 31 - 1;
+
+/** @internal */
+export function checkHeadDim(op: string, headDim: number): void {
+  if (headDim > MAX_HEAD_DIM)
+    throw new ShapeError(`${op}: expected a head dim of 1 to ${MAX_HEAD_DIM}, got ${headDim}`);
+}
 
 /** @internal q, k and v of one float dtype on one device; their shapes are these but for letters, and agree with each other. */
 export function checkQueryKeyValue(
@@ -72,9 +78,7 @@ export function checkQueryKeyValue(
   const [[queryName, q], [keyName, k], [valueName, v]] = Object.entries(tensors);
   for (const [name, value] of Object.entries(tensors)) checkFloat(op, name, value);
   checkShape(op, queryName, q, queryShape);
-  const headDim = q.shape[q.shape.length - 1];
-  if (headDim > MAX_HEAD_DIM)
-    throw new ShapeError(`${op}: expected a head dim of 1 to ${MAX_HEAD_DIM}, got ${headDim}`);
+  checkHeadDim(op, q.shape[q.shape.length - 1]);
   checkShape(op, keyName, k, keyShape(q), `to match ${queryName} ${showShape(q.shape)}`);
   checkShape(op, valueName, v, k.shape, `to match ${keyName}`);
   return checkTogether(op, tensors);

@@ -40,7 +40,12 @@ export function load(arg: TensorArg, start = 0, count = arg.length - start): Flo
 
 /** Writes the whole tensor, each value rounded once to the tensor's dtype (see `encode` in lib/dtype.ts). */
 export function store(arg: TensorArg, values: ArrayLike<number>): void {
-  bytesOf(arg, 0, arg.length).set(encode(arg.dtype, values));
+  storeAt(arg, 0, values);
+}
+
+/** Writes elements from element `start` on, rounded like those of {@link store}. */
+export function storeAt(arg: TensorArg, start: number, values: ArrayLike<number>): void {
+  bytesOf(arg, start, values.length).set(encode(arg.dtype, values));
 }
 
 /** Zeroes the tensors: what an op that failed leaves in its outputs. */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import type { AttentionShape, FlashAttentionBackwardParams, FlashAttentionParams } from '../backend.js';
+import type { AttentionShape, FlashAttentionBackwardParams, FlashAttentionParams, TensorArg } from '../backend.js';
 import { philox } from '../random.js';
 import { load, store, view, type Fail } from './buffer.js';
+import { cacheRows, checkPages } from './kv-cache.js';
 
 // Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023. The scores of one
 // query are met key by key and never kept, so that memory grows with Sq + Sk and not with their product, forward
@@ -116,7 +117,8 @@ function dropoutFactors({ dropout, keys }: AttentionShape, row: Row): Float64Arr
 
 /** False if the cumulative lengths, or those of a cache, lead outside the tensors. */
 function checkSequences(shape: AttentionShape, fail: Fail): boolean {
-  const { batch, queries, keys, packed, keyLengths } = shape;
+  const { batch, queries, keys, packed, keyLengths, pages } = shape;
+  if (!checkPages(pages, fail)) return false;
   if (keyLengths) {
     const within = view(keyLengths.held).every((held) => held >= 0 && held + keyLengths.added <= keys);
     if (!within) fail('expected tokens that fit into the cache, got a length that is negative or too large');
@@ -138,6 +140,26 @@ function checkSequences(shape: AttentionShape, fail: Fail): boolean {
   return valid;
 }
 
+/** The keys or values of a batch entry, [Sk, G, D], wherever and however they are stored. */
+function loadKeys(
+  { keyHeads, headDim, keyCapacity, pages }: AttentionShape,
+  { b, key, keys }: Sequence,
+  stored: TensorArg,
+  scales: TensorArg | null,
+): Float64Array {
+  const keyStride = keyHeads * headDim;
+  if (!pages && !scales) return load(stored, key * keyStride, keys * keyStride);
+  const rowOf = cacheRows(pages, keyCapacity);
+  const out = new Float64Array(keys * keyStride);
+  for (let j = 0; j < keys; j++) {
+    const row = Math.max(0, rowOf(b, j));
+    const factors = scales && load(scales, row * keyHeads, keyHeads);
+    const values = load(stored, row * keyStride, keyStride);
+    out.set(factors ? values.map((code, i) => code * factors[Math.floor(i / headDim)]) : values, j * keyStride);
+  }
+  return out;
+}
+
 /**
  * out = dropout(softmax(s)) v over the keys each query sees, s = score(scale * q k^T). With the running maximum `max` and the sum of
  * exponentials `total` of the keys met so far, key j adds p = exp(s_j - max) to `total` and p * v_j to the output; when it raises the
@@ -152,8 +174,8 @@ export function flashAttention(params: FlashAttentionParams, fail: Fail): void {
   const sinks = params.sinks && load(params.sinks);
   const q = load(params.q);
   for (const sequence of checkSequences(params, fail) ? sequencesOf(params) : []) {
-    const k = load(params.k, sequence.key * keyStride, sequence.keys * keyStride); // [Sk, G, D]
-    const v = load(params.v, sequence.key * keyStride, sequence.keys * keyStride);
+    const k = loadKeys(params, sequence, params.k, params.keyScales);
+    const v = loadKeys(params, sequence, params.v, params.valueScales);
     for (const row of rowsOf(params, sequence)) {
       const factors = dropoutFactors(params, row);
       let max = sinks ? sinks[row.head] : -Infinity;

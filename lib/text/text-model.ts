@@ -37,8 +37,11 @@ export interface LoadedTextModel {
   dispose(): void;
 }
 
-/** Loads the model of a folder or file. `onWarning`: called with what looks wrong and keeps nothing from running. */
+/**
+ * Loads the model of a folder or file. `cacheDtype`: of the keys and values of the tokens so far. `onWarning`: called with what looks wrong and keeps nothing from
+ * running.
+ */
 export type LoadTextModel = (
   path: string,
-  options: { device?: string; dtype?: string; onWarning?: (warning: string) => void },
+  options: { device?: string; dtype?: string; cacheDtype?: string; onWarning?: (warning: string) => void },
 ) => Promise<LoadedTextModel>;

@@ -49,8 +49,17 @@ describe('a model of this library', () => {
     trackTensors(false);
   });
 
+  test('through a cache of the dtype that is asked for', async () => {
+    const made = jest.spyOn(CausalLM.prototype, 'createCache');
+    const { code, out } = await generate('--cache-dtype', 'int8');
+    expect([code, out.length > 0]).toEqual([0, true]);
+    expect(made).toHaveBeenCalledWith(1, 1024, { dtype: 'int8' });
+    made.mockRestore();
+  });
+
   test.each([
     [['--device', 'gpu'], /^ternflash generate: .*got gpu|"gpu"/],
+    [['--cache-dtype', 'int4'], /^ternflash generate: createCache: expected one of .* for dtype, got "int4"\n$/],
     [['--dtype', 'int4'], /^ternflash generate: loadModel: expected one of float32, .* for dtype, got "int4"\n$/],
   ])('does not take %j', async (args, message) => {
     const { code, errors } = await generate(...args);

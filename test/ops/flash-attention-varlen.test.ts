@@ -170,7 +170,7 @@ describe(OP, () => {
           ...{ scale: 1, softcap: 0, alibiSlopes: null, alibiPerBatch: false, topLeft: false, sinks: null },
           ...{ windowLeft: -1, windowRight: -1, dropout: { threshold: 0, seed: 0, offset: 0 } },
           packed: { cuSeqlens: cuSeqlens.arg, totalQueries: 6, totalKeys: 6 },
-          keyLengths: null,
+          ...{ keyLengths: null, pages: null, keyScales: null, valueScales: null },
         };
         backend.flashAttention({ ...shape, q: q.arg, k: k.arg, v: v.arg, out: zeroed.arg, lse: lse.arg });
         await expect(deviceNamed(device).synchronize()).rejects.toThrow(
