@@ -15,6 +15,7 @@
 #include "../vector.h"
 #include "forward_hopper.h"
 #include "score.h"
+#include "stored_keys.h"
 #include "variants.h"
 
 namespace ternflash::cuda {
@@ -237,6 +238,10 @@ template <class T>
 void forward(const FlashAttentionParams& p, Context& context) {
   const auto prepared = [&](const int* starts) { return arguments<AttentionArguments>(p.shape, starts, p.q, p.k, p.v, p.out, p.lse); };
   Sequences sequences;
+  if (has_stored_keys(p)) {
+    if (check_sequences(p.shape, {}, sequences, context)) launch_forward_stored<T>(p, prepared(nullptr), context);
+    return;
+  }
   if constexpr (sizeof(T) == 2) {
     Kernels allowed;
     if (!allowed_kernels(allowed, context)) return;
