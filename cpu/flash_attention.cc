@@ -283,6 +283,7 @@ struct Constant {
 
 // Keys or values that follow each other, as they lie in memory: `data` from element `start` on, `token` elements from
 // one to the next; of codes also their scales, `heads` from one to the next.
+template <DType DTYPE>
 struct StoredKeys {
   const void* data;
   int64_t start;
@@ -290,21 +291,25 @@ struct StoredKeys {
   const float* scales;
   int64_t heads;
 
+  StoredKeys(const Tensor& tensor, const Tensor& factors, int64_t row, const AttentionShape& shape)
+      : data(tensor.data),
+        start(row * shape.key_heads * shape.head_dim),
+        token(shape.key_heads * shape.head_dim),
+        scales(DTYPE == DType::INT8 ? static_cast<const float*>(factors.data) + row * shape.key_heads : nullptr),
+        heads(shape.key_heads) {}
+
   // From a head of a key on.
-  StoredKeys from(int64_t key, int64_t head, int64_t head_dim) const {
-    return {data, start + key * token + head * head_dim, token, scales ? scales + key * heads + head : nullptr, heads};
+  __attribute__((always_inline)) StoredKeys from(int64_t key, int64_t head, int64_t head_dim) const {
+    StoredKeys result = *this;
+    result.start += key * token + head * head_dim;
+    if constexpr (DTYPE == DType::INT8) result.scales += key * heads + head;
+    return result;
   }
 };
 
-StoredKeys stored_keys(const Tensor& tensor, const Tensor& scales, int64_t row, const AttentionShape& shape) {
-  const int64_t token = shape.key_heads * shape.head_dim;
-  const float* factors = static_cast<const float*>(scales.data);
-  return {tensor.data, row * token, token, factors ? factors + row * shape.key_heads : nullptr, shape.key_heads};
-}
-
 // Scores of KEYS_TOGETHER keys and the first ROWS_TOGETHER rows of a head, p [keys][ROWS].
 template <DType DTYPE, int KEYS_TOGETHER, int ROWS_TOGETHER>
-TERNFLASH_INLINE void key_products(const float* q, const StoredKeys& k, int64_t head_dim, float* p) {
+TERNFLASH_INLINE void key_products(const float* q, StoredKeys<DTYPE> k, int64_t head_dim, float* p) {
   Vec sums[KEYS_TOGETHER * ROWS_TOGETHER] = {};
   for (int64_t d = 0; d < head_dim; d += LANES) {
     Vec keys[KEYS_TOGETHER];
@@ -329,7 +334,7 @@ TERNFLASH_INLINE void key_products(const float* q, const StoredKeys& k, int64_t 
 
 // The same for all rows of a head.
 template <DType DTYPE, int KEYS_TOGETHER>
-TERNFLASH_INLINE void head_products(FewRows rows, const StoredKeys& k, int64_t head_dim, float* p,
+TERNFLASH_INLINE void head_products(FewRows rows, StoredKeys<DTYPE> k, int64_t head_dim, float* p,
                                     const Scratch& scratch) {
   int64_t row = rows.begin;
   const auto products = [&](auto together) {
@@ -346,7 +351,7 @@ TERNFLASH_INLINE void head_products(FewRows rows, const StoredKeys& k, int64_t h
 
 // out = out * rescale + p V for VALUES keys and all rows of a head.
 template <DType DTYPE, int VALUES>
-TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, const StoredKeys& v, Scratch& scratch) {
+TERNFLASH_INLINE void add_values(FewRows rows, int64_t head_dim, int64_t j, StoredKeys<DTYPE> v, Scratch& scratch) {
   for (int64_t d = 0; d < head_dim; d += LANES) {
     Vec values[VALUES];
     TERNFLASH_UNROLL
@@ -385,8 +390,8 @@ static void few_rows_step(const FlashAttentionParams& params, const ScoreRule& r
   const int64_t keys = run.keys;
   const int64_t head_dim = params.shape.head_dim, key_heads = params.shape.key_heads;
   const int64_t token = key_heads * head_dim;
-  const StoredKeys k = stored_keys(params.k, params.key_scales, run.row, params.shape);
-  const StoredKeys v = stored_keys(params.v, params.value_scales, run.row, params.shape);
+  const StoredKeys<DTYPE> k(params.k, params.key_scales, run.row, params.shape);
+  const StoredKeys<DTYPE> v(params.v, params.value_scales, run.row, params.shape);
   // Values are asked for while keys are read, the next keys while values are: more than the L1 cache holds.
   const auto key_start = [&](int64_t j) { return (run.row + j) * token; };
   const auto next_start = [&](int64_t j) { return (next.row + j) * token; };

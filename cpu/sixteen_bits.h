@@ -49,9 +49,18 @@ TERNFLASH_INLINE Vec load_bfloat16(const uint8_t* p) {
 typedef int8_t ByteVec __attribute__((vector_size(LANES)));
 
 TERNFLASH_INLINE Vec load_int8(const int8_t* p) {
+#if defined(__AVX512F__)
+  // gcc 12 widens bytes in pieces and puts them together.
+  const __m512i wide = _mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return __builtin_convertvector(VecInt(wide), Vec);
+#elif defined(__AVX2__)
+  const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return __builtin_convertvector(VecInt(wide), Vec);
+#else
   ByteVec bytes;
   __builtin_memcpy(&bytes, p, sizeof(bytes));
   return __builtin_convertvector(__builtin_convertvector(bytes, VecInt), Vec);
+#endif
 }
 
 // Elements [index, index + LANES).
