@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(TERNFLASH_ARM64) && defined(__linux__)
+#if defined(TERNFLASH_X86)
+#include <cpuid.h>
+#elif defined(TERNFLASH_ARM64) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(TERNFLASH_ARM64) && defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -35,6 +37,26 @@ constexpr Kernels AVX512VNNI = {"avx512vnni", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA
 #define ISA avx512bf16
 constexpr Kernels AVX512BF16 = {"avx512bf16", TERNFLASH_OPS(TERNFLASH_ENTRY) ISA::fma_peak};
 #undef ISA
+#endif
+#if defined(TERNFLASH_X86)
+// The highest level that the processor has and whose registers the system saves. Asked from the processor itself, for
+// __builtin_cpu_supports is a function of a library that clang-cl does not link.
+int x86_level() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const auto has = [](unsigned word, int bit) { return (word >> bit & 1) != 0; };
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+  const bool fma = has(c, 12), xgetbv = has(c, 27), f16c = has(c, 29);
+  if (!xgetbv) return 0;
+  unsigned saved = 0;
+  __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+  constexpr unsigned YMM = 0x06, ZMM = 0xe6;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  if ((saved & YMM) != YMM || !has(b, 5) || !fma || !f16c) return 0;
+  const bool f = has(b, 16), dq = has(b, 17), bw = has(b, 30), vl = has(b, 31), vnni = has(c, 11);
+  if ((saved & ZMM) != ZMM || !f || !dq || !bw || !vl) return 1;
+  if (!vnni) return 2;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5) ? 4 : 3;  // AVX-512 BF16
+}
 #endif
 #if defined(TERNFLASH_ARM64)
 #define ISA dotprod
@@ -71,15 +93,7 @@ const Kernels& choose() {
 #if defined(TERNFLASH_X86)
   // Levels in ascending order; each includes the ones before it.
   constexpr const Kernels* LEVELS[] = {&BASE, &AVX2, &AVX512, &AVX512VNNI, &AVX512BF16};
-  __builtin_cpu_init();  // reads CPUID and, through XGETBV, whether the system saves the wide registers
-  int level = 0;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) level = 1;
-  if (level == 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    level = 2;
-  if (level == 2 && __builtin_cpu_supports("avx512vnni")) level = 3;
-  if (level == 3 && __builtin_cpu_supports("avx512bf16")) level = 4;
-  return *LEVELS[capped(LEVELS, level)];
+  return *LEVELS[capped(LEVELS, x86_level())];
 #elif defined(TERNFLASH_ARM64)
   constexpr const Kernels* LEVELS[] = {&BASE, &DOTPROD};
   return *LEVELS[capped(LEVELS, has_dot_products() ? 1 : 0)];

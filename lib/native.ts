@@ -46,33 +46,36 @@ export const loadErrors: string[] = [];
 /** Why `prebuilds` has nothing for this system. */
 function missing(root: string, folder: string): Problem {
   const own = `${process.platform}-${process.arch}`;
+  const libc = existsSync('/etc/alpine-release') ? ' (musl)' : ''; // node-gyp-build's rule
   const prebuilds = path.join(root, folder, 'prebuilds');
   const others = existsSync(prebuilds) ? readdirSync(prebuilds).filter((each) => each !== own) : [];
   const inPackage = (each: string): string => path.posix.join(folder, each);
-  const where = { platform: own, folders: `${inPackage('build')} and ${inPackage('prebuilds')}` };
+  const where = { platform: `${own}${libc}`, folders: `${inPackage('build')} and ${inPackage('prebuilds')}` };
   if (others.length > 0) return problem('addon-foreign', { ...where, others: others.join(', ') });
   return problem(folder === 'cuda' ? 'cuda-addon-missing' : 'addon-missing', where);
 }
 
-function attempt(root: string, folder: string): Native | null {
+/** `quietly`: one that is not there is no attempt. */
+function attempt(root: string, folder: string, quietly: boolean): Native | null {
   // node-gyp-build ships no types.
   const nodeGypBuild = require('node-gyp-build') as { (folder: string): unknown; resolve(folder: string): string };
   const place = path.join(root, folder);
-  const result: LoadAttempt = { cuda: folder === 'cuda', file: null, problem: null };
-  loadAttempts.push(result);
+  const cuda = folder === 'cuda';
   let file: string;
   try {
     file = nodeGypBuild.resolve(place);
   } catch {
-    result.problem = missing(root, folder);
+    if (!quietly) loadAttempts.push({ cuda, file: null, problem: missing(root, folder) });
     return null;
   }
-  result.file = file.startsWith(root) ? path.relative(root, file) : file;
+  const name = file.startsWith(root) ? path.relative(root, file) : file;
+  const result: LoadAttempt = { cuda, file: name, problem: null };
+  loadAttempts.push(result);
   try {
     return nodeGypBuild(place) as Native;
   } catch (error) {
     const text = (error instanceof Error ? error.message : String(error)).split('\n')[0];
-    result.problem = problem('addon-broken', { file: result.file, error: text.replace(`${file}: `, '') });
+    result.problem = problem('addon-broken', { file: name, error: text.replace(`${file}: `, '') });
     return null;
   }
 }
@@ -92,9 +95,8 @@ function load(): Native | null {
   const root = packageRoot();
   const folders = wanted === '1' ? ['cuda'] : wanted === '0' ? ['.'] : ['cuda', '.'];
   for (const folder of folders) {
-    const isThere = ['build', 'prebuilds'].some((each) => existsSync(path.join(root, folder, each)));
-    if (folder === 'cuda' && wanted === 'auto' && !isThere) continue;
-    const loaded = attempt(root, folder);
+    // The package has it for some platforms only.
+    const loaded = attempt(root, folder, folder === 'cuda' && wanted === 'auto');
     if (loaded) return loaded;
   }
   return null;

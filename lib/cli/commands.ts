@@ -39,6 +39,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'times a model',
     load: () => (require('./bench.js') as typeof import('./bench.js')).bench,
   },
+  build: {
+    summary: 'builds the native addon for this machine, with CUDA or without',
+    load: () => (require('./build.js') as typeof import('./build.js')).build,
+  },
   doctor: {
     summary: 'says what works here, what does not, and what to do',
     load: () => (require('./doctor.js') as typeof import('./doctor.js')).doctor,

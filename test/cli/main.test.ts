@@ -13,18 +13,18 @@ import { call } from './capture-context.js';
 
 describe('a wrong call', () => {
   test.each([
-    [[], 'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got none\n'],
+    [[], 'ternflash: expected a command (chat, generate, train, convert, quantize, bench, build, doctor), got none\n'],
     [
       ['docter'],
-      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got docter; did you mean doctor?\n',
+      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, build, doctor), got docter; did you mean doctor?\n',
     ],
     [
       ['toString'],
-      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got toString\n',
+      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, build, doctor), got toString\n',
     ],
     [
       ['--json'],
-      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got --json\n',
+      'ternflash: expected a command (chat, generate, train, convert, quantize, bench, build, doctor), got --json\n',
     ],
     [['doctor', '--jsn'], "ternflash doctor: Unknown option '--jsn'; see ternflash doctor --help\n"],
     [['doctor', 'now'], "ternflash doctor: Unexpected argument 'now'"],

@@ -113,7 +113,7 @@ describe('the report of', () => {
       'cpu',
     ],
     ['a machine without an addon', facts(without(missing)), true, [['addon-missing', 'addon']], 'reference'],
-    ['one with that of another', facts(without(foreign)), false, [['addon-foreign', 'addon']], 'reference'],
+    ['one with those of others', facts(without(foreign)), true, [['addon-foreign', 'addon']], 'reference'],
     [
       'an addon with CUDA that does not load',
       facts({
