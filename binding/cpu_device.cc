@@ -5,16 +5,16 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
+
+#include "aligned.h"
 
 namespace ternflash {
 
 namespace {
 
-constexpr size_t ALIGNMENT = 64;
 constexpr size_t LARGE_BYTES = size_t(64) << 20;
 
 struct CpuMoment final : Moment {
@@ -31,14 +31,14 @@ const std::string& CpuDevice::memory_name() const {
 void* CpuDevice::obtain(size_t bytes) {
   // The system promises more memory than it has and kills the process when it is used: ask before taking much.
   if (bytes >= LARGE_BYTES && bytes > free_bytes()) return nullptr;
-  return std::aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+  return allocate_aligned(bytes);
 }
 
 void CpuDevice::release(void* data) {
-  stream_.enqueue("free", [data](Stream&) { std::free(data); });
+  stream_.enqueue("free", [data](Stream&) { free_aligned(data); });
 }
 
-void (*CpuDevice::free_now() const)(void*) { return std::free; }
+void (*CpuDevice::free_now() const)(void*) { return free_aligned; }
 
 // What the system could still give, as far as it tells.
 size_t CpuDevice::free_bytes() const {
@@ -78,7 +78,7 @@ void CpuDevice::write(void* target, const uint8_t* source, size_t bytes) {
 
 std::shared_ptr<void> CpuDevice::obtain_host(size_t bytes) {
   void* data = obtain(bytes);
-  return data ? std::shared_ptr<void>(data, std::free) : nullptr;
+  return data ? std::shared_ptr<void>(data, free_aligned) : nullptr;
 }
 
 void CpuDevice::copy_to_host(std::shared_ptr<void> target, const void* source, size_t bytes) {

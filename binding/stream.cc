@@ -3,30 +3,29 @@
 
 #include "stream.h"
 
-#include <cstdlib>
 #include <exception>
 #include <new>
 #include <utility>
 
+#include "aligned.h"
+
 namespace ternflash {
 
 namespace {
-constexpr size_t ALIGNMENT = 64;
 constexpr int MAX_THREADS = 256;
 }  // namespace
 
 void* Stream::Scratch::grow(size_t wanted) {
   if (wanted <= bytes) return data;
-  std::free(data);
+  free_aligned(data);
   bytes = 0;
-  const size_t rounded = (wanted + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  data = std::aligned_alloc(ALIGNMENT, rounded);
+  data = allocate_aligned(wanted);
   if (!data) throw std::bad_alloc();
-  bytes = rounded;
+  bytes = wanted;
   return data;
 }
 
-Stream::Scratch::~Scratch() { std::free(data); }
+Stream::Scratch::~Scratch() { free_aligned(data); }
 
 Stream::Stream() : pool_(cpu::ThreadPool::shared()), thread_scratch_(MAX_THREADS) {
   thread_ = std::thread([this] { loop(); });
