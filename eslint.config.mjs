@@ -4,7 +4,7 @@ import prettier from 'eslint-config-prettier';
 import tseslint from 'typescript-eslint';
 
 export default tseslint.config(
-  { ignores: ['build/', 'dist/', '.out/', 'prebuilds/', 'node_modules/', 'docs/api/'] },
+  { ignores: ['build/', '.sanitize/', 'dist/', '.out/', 'prebuilds/', 'node_modules/', 'docs/api/'] },
   ...tseslint.configs.recommended,
   {
     files: ['**/*.cjs'],

@@ -6,6 +6,7 @@ import type { GraphHandle } from './backend.js';
 import { callNow } from './call-now.js';
 import { refuseInCapture, whileCapturing, type Capturing } from './capturing.js';
 import { checkOptions } from './check.js';
+import { describe } from './describe.js';
 import { device as deviceNamed, type Device, type DeviceName } from './device.js';
 import { DeviceError, DisposedError, KernelError, OptionError } from './errors.js';
 import { tidy } from './scope.js';
@@ -107,7 +108,7 @@ export function capture<T>(step: () => T, options: CaptureOptions = {}): Capture
   const op = 'capture';
   refuseInCapture(op, 'nested');
   checkOptions(op, options, ['device']);
-  if (typeof step !== 'function') throw new OptionError(`${op}: expected a function for step, got ${typeof step}`);
+  if (typeof step !== 'function') throw new OptionError(`${op}: expected a function for step, got ${describe(step)}`);
   const device = deviceNamed(options.device ?? 'auto');
   const problem = device.backend.beginCapture();
   if (problem !== null)

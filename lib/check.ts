@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { describe, shorten } from './describe.js';
 import type { Device } from './device.js';
 import { FLOAT_DTYPES, type DType } from './dtype.js';
 import { DeviceError, DisposedError, DTypeError, OptionError, ShapeError } from './errors.js';
 import { Tensor } from './tensor.js';
 
 /** The checks shared by all ops; one grammar: `op: expected X for name, got Y`. */
-
-function describe(value: unknown): string {
-  if (value === null || typeof value !== 'object')
-    return typeof value === 'string' ? JSON.stringify(value) : String(value);
-  return value.constructor?.name ?? 'object';
-}
 
 /** A live tensor, of one of the dtypes if given. */
 export function checkTensor(op: string, name: string, value: Tensor, dtypes?: readonly DType[]): Tensor {
@@ -78,13 +73,60 @@ export function checkTogether(
   return (first as [string, Tensor])[1].device;
 }
 
+/** An object of names and values: no list, map, date or the like, which would be an object without names. */
+export function checkObject(op: string, name: string, value: object): void {
+  if (Object.prototype.toString.call(value) !== '[object Object]')
+    throw new OptionError(`${op}: expected an object for ${name}, got ${describe(value)}`);
+}
+
+/** A list. */
+export function checkArray<T>(op: string, name: string, value: readonly T[]): readonly T[] {
+  if (!Array.isArray(value)) throw new OptionError(`${op}: expected an array for ${name}, got ${describe(value)}`);
+  return value;
+}
+
+/** A list of strings, none of them empty. */
+export function checkStrings(op: string, name: string, value: readonly string[]): readonly string[] {
+  // findIndex looks at holes, every and some do not.
+  if (!Array.isArray(value) || value.findIndex((each) => typeof each !== 'string' || each === '') >= 0)
+    throw new OptionError(`${op}: expected an array of strings that are not empty for ${name}, got ${describe(value)}`);
+  return value as readonly string[];
+}
+
+/** What can be gone through. A typed array whose memory was given away cannot, and is one of no entries here. */
+export function checkIterable<T>(op: string, name: string, value: Iterable<T>): Iterable<T> {
+  if (ArrayBuffer.isView(value)) return Array.prototype.slice.call(value) as T[];
+  if (typeof (value as Partial<Iterable<T>> | null)?.[Symbol.iterator] !== 'function')
+    throw new OptionError(`${op}: expected an iterable for ${name}, got ${describe(value)}`);
+  return value;
+}
+
+/** A function. */
+export function checkFunction<T>(op: string, name: string, value: T): T {
+  if (typeof value !== 'function')
+    throw new OptionError(`${op}: expected a function for ${name}, got ${describe(value)}`);
+  return value;
+}
+
+/** A text. */
+export function checkString(op: string, name: string, value: string): string {
+  if (typeof value !== 'string') throw new OptionError(`${op}: expected a string for ${name}, got ${describe(value)}`);
+  return value;
+}
+
+/** What aborts; undefined if there is none. */
+export function checkSignal(op: string, value: AbortSignal | undefined): void {
+  // Also one of another realm, or of a package that provides it where the platform does not.
+  if (value !== undefined && typeof (value as AbortSignal | null)?.aborted !== 'boolean')
+    throw new OptionError(`${op}: expected an AbortSignal for signal, got ${describe(value)}`);
+}
+
 /** An options object with none but the known keys: a misspelt option is an error, not a default. */
 export function checkOptions(op: string, options: object, known: readonly string[]): void {
-  if (typeof options !== 'object' || options === null) {
-    throw new OptionError(`${op}: expected an object for options, got ${describe(options)}`);
-  }
+  checkObject(op, 'options', options);
   for (const key of Object.keys(options)) {
-    if (!known.includes(key)) throw new OptionError(`${op}: expected only ${known.join(', ')} as options, got ${key}`);
+    if (!known.includes(key))
+      throw new OptionError(`${op}: expected only ${known.join(', ')} as options, got ${shorten(key)}`);
   }
 }
 
@@ -128,7 +170,8 @@ export function checkBoolean(op: string, name: string, value: boolean): boolean 
 
 /** The name of a file or folder. */
 export function checkPath(op: string, name: string, value: string): string {
-  if (typeof value !== 'string' || value === '')
+  // A NUL ends a name for the system, which would take another file.
+  if (typeof value !== 'string' || value === '' || value.includes('\0'))
     throw new OptionError(`${op}: expected the name of a file or folder for ${name}, got ${describe(value)}`);
   return value;
 }
@@ -140,13 +183,18 @@ export function checkOneOf<T extends string>(op: string, name: string, value: T,
   return value;
 }
 
+/** The most axes that a tensor has. */
+export const MAX_AXES = 8;
+
 /** A list of at most 8 positive integers. */
 export function checkShapeValue(op: string, shape: readonly number[]): readonly number[] {
+  // Copied, as `every` passes over the holes of a list.
   const fits =
-    Array.isArray(shape) && shape.length <= 8 && shape.every((size) => Number.isSafeInteger(size) && size > 0);
+    Array.isArray(shape) &&
+    shape.length <= MAX_AXES &&
+    [...(shape as number[])].every((size) => Number.isSafeInteger(size) && size > 0);
   if (!fits) {
-    const got = Array.isArray(shape) ? showShape(shape as number[]) : describe(shape);
-    throw new ShapeError(`${op}: expected at most 8 positive integers for shape, got ${got}`);
+    throw new ShapeError(`${op}: expected at most ${MAX_AXES} positive integers for shape, got ${describe(shape)}`);
   }
   return shape;
 }

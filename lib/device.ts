@@ -6,6 +6,7 @@ import { callNow } from './call-now.js';
 import { isCapturing, refuseInCapture } from './capturing.js';
 import { capabilityText, openProblem, type CudaFailure, type CudaReport } from './cuda-problem.js';
 import { cudaState, refused } from './cuda-state.js';
+import { describe } from './describe.js';
 import { DeviceError, KernelError, OptionError, OutOfMemoryError } from './errors.js';
 import { loadErrors, native } from './native.js';
 import { problem, type Problem } from './problems.js';
@@ -168,7 +169,7 @@ export class Device {
    */
   time(run: () => void): Promise<number> {
     refuseInCapture('time', 'read', this);
-    if (typeof run !== 'function') throw new OptionError(`time: expected a function for run, got ${typeof run}`);
+    if (typeof run !== 'function') throw new OptionError(`time: expected a function for run, got ${describe(run)}`);
     const from = this.backend.mark();
     callNow('time', run);
     const to = this.backend.mark();
@@ -297,7 +298,7 @@ export function device(name: DeviceName | Device): Device {
     return open('cpu');
   }
   if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) return openCuda(name);
-  throw new DeviceError(`device: expected auto, reference, cpu, cuda or cuda:N, got ${JSON.stringify(name)}`);
+  throw new DeviceError(`device: expected auto, reference, cpu, cuda or cuda:N, got ${describe(name)}`);
 }
 
 /** Every device, with whether and why it can or cannot be used. */
@@ -367,7 +368,7 @@ export function getThreads(): number {
  */
 export function setThreads(count: number): void {
   if (!Number.isInteger(count) || count < 1 || count > 256) {
-    throw new OptionError(`setThreads: expected an integer from 1 to 256 for count, got ${String(count)}`);
+    throw new OptionError(`setThreads: expected an integer from 1 to 256 for count, got ${describe(count)}`);
   }
   native?.setThreads(count);
 }
@@ -393,10 +394,11 @@ export function emptyCache(): void {
  */
 export function setMemoryLimit(bytes: number | null, options: { device?: DeviceName | Device } = {}): void {
   if (bytes !== null && (!Number.isSafeInteger(bytes) || bytes < 1)) {
-    throw new OptionError(`setMemoryLimit: expected a positive integer or null for bytes, got ${String(bytes)}`);
+    throw new OptionError(`setMemoryLimit: expected a positive integer or null for bytes, got ${describe(bytes)}`);
   }
-  if (typeof options !== 'object' || options === null || Object.keys(options).some((key) => key !== 'device')) {
+  // What check.ts says of options; it is made of what is in here.
+  const isObject = Object.prototype.toString.call(options) === '[object Object]';
+  if (!isObject || Object.keys(options).some((key) => key !== 'device'))
     throw new OptionError('setMemoryLimit: expected only device as options, got something else');
-  }
   device(options.device ?? getDefaultDevice()).setMemoryLimit(bytes);
 }

@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { refuseInCapture } from './capturing.js';
+import { describe } from './describe.js';
 import { OptionError } from './errors.js';
 
 /**
@@ -82,23 +83,27 @@ export class Generator {
     return { seed: this.seed, offset: this.offset };
   }
 
-  /** Goes on from there. Throws OptionError unless the seed is an integer from 0 to 2^53 - 1. */
+  /** Goes on from there. Throws OptionError unless seed and offset are integers from 0 to 2^53 - 1. */
   set state(state: RandomState) {
-    this.seed = checkSeed('Generator', state.seed);
-    this.offset = state.offset;
+    const { seed, offset } = (state ?? {}) as Partial<RandomState>;
+    checkSeed('Generator', seed as number);
+    this.offset = checkCount('Generator', 'offset', offset as number, Number.MAX_SAFE_INTEGER);
+    this.seed = seed as number;
   }
 
-  /** Takes `blocks` Philox blocks for somebody who computes them himself; gives where they begin. Throws CaptureError inside {@link capture}. */
+  /** Takes `blocks` Philox blocks for somebody who computes them himself; gives where they begin. Throws OptionError; CaptureError inside {@link capture}. */
   reserve(blocks: number): RandomState {
     refuseInCapture('Generator.reserve', 'random');
+    checkCount('Generator.reserve', 'blocks', blocks, Number.MAX_SAFE_INTEGER - this.offset);
     const begin = this.state;
     this.offset += blocks;
     return begin;
   }
 
-  /** `count` numbers uniform in [0, 1), multiples of 2^-24. Throws CaptureError inside {@link capture}. */
+  /** `count` numbers uniform in [0, 1), multiples of 2^-24. Throws OptionError unless count is an integer from 0 to 2^30; CaptureError inside {@link capture}. */
   uniform(count: number): Float32Array {
     refuseInCapture('Generator.uniform', 'random');
+    checkCount('Generator.uniform', 'count', count, MOST_NUMBERS);
     const out = new Float32Array(count);
     for (let i = 0; i < count; i++) {
       if (i % 4 === 0) philox(this.block, this.offset++, this.seed);
@@ -107,9 +112,10 @@ export class Generator {
     return out;
   }
 
-  /** `count` numbers of the standard normal distribution (Box and Muller, 1958). Throws CaptureError inside {@link capture}. */
+  /** `count` numbers of the standard normal distribution (Box and Muller, 1958). Throws OptionError unless count is an integer from 0 to 2^30; CaptureError inside {@link capture}. */
   normal(count: number): Float32Array {
     refuseInCapture('Generator.normal', 'random');
+    checkCount('Generator.normal', 'count', count, MOST_NUMBERS);
     const out = new Float32Array(count);
     for (let i = 0; i < count; i += 2) {
       if (i % 4 === 0) philox(this.block, this.offset++, this.seed);
@@ -126,7 +132,7 @@ export class Generator {
   integer(limit: number): number {
     refuseInCapture('Generator.integer', 'random');
     if (!Number.isInteger(limit) || limit < 1 || limit > 4294967296) {
-      throw new OptionError(`Generator.integer: expected a limit from 1 to 2^32, got ${String(limit)}`);
+      throw new OptionError(`Generator.integer: expected a limit from 1 to 2^32, got ${describe(limit)}`);
     }
     philox(this.block, this.offset++, this.seed);
     // 53 bits against a limit of 32: the bias is below 2^-21.
@@ -134,10 +140,19 @@ export class Generator {
   }
 }
 
+/** The most numbers that are drawn into one array. */
+const MOST_NUMBERS = 2 ** 30;
+
+function checkCount(op: string, name: string, value: number, most: number): number {
+  if (!Number.isInteger(value) || value < 0 || value > most)
+    throw new OptionError(`${op}: expected an integer from 0 to ${most} for ${name}, got ${describe(value)}`);
+  return value;
+}
+
 /** @internal */
 export function checkSeed(op: string, seed: number): number {
   if (!Number.isSafeInteger(seed) || seed < 0) {
-    throw new OptionError(`${op}: expected an integer from 0 to 2^53 - 1 for seed, got ${String(seed)}`);
+    throw new OptionError(`${op}: expected an integer from 0 to 2^53 - 1 for seed, got ${describe(seed)}`);
   }
   return seed;
 }
@@ -157,7 +172,7 @@ export function manualSeed(seed: number): void {
 /** @internal The fraction of 2^16 of elements that dropout of probability p drops. */
 export function dropoutThreshold(op: string, p: number): number {
   if (typeof p !== 'number' || !(p >= 0 && p < 1)) {
-    throw new OptionError(`${op}: expected a probability from 0 to below 1 for dropout, got ${String(p)}`);
+    throw new OptionError(`${op}: expected a probability from 0 to below 1 for dropout, got ${describe(p)}`);
   }
   return Math.min(Math.round(p * 65536), 65535);
 }

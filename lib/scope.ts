@@ -2,6 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { callNow } from './call-now.js';
+import { describe } from './describe.js';
+import { DisposedError, OptionError } from './errors.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -24,7 +26,10 @@ export function leaveScopes(tensor: Tensor): void {
 /** What `tidy` may return: tensors, anything that holds them in arrays and plain objects, or no tensor at all. */
 export type TensorContainer = unknown;
 
-function collect(value: TensorContainer, found: Set<object>, isTensor: (value: object) => boolean): void {
+/** Without the class itself, which is made of what is in here. */
+const isTensor = (value: object): value is Tensor => 'storage' in value && 'shape' in value && 'arg' in value;
+
+function collect(value: TensorContainer, found: Set<object>): void {
   if (typeof value !== 'object' || value === null || found.has(value)) return;
   found.add(value);
   if (isTensor(value)) return;
@@ -32,9 +37,9 @@ function collect(value: TensorContainer, found: Set<object>, isTensor: (value: o
   if (typeof holder.tensors === 'function') {
     for (const each of (holder.tensors as () => Tensor[]).call(value)) found.add(each);
   } else if (Array.isArray(value)) {
-    for (const each of value) collect(each, found, isTensor);
+    for (const each of value) collect(each, found);
   } else if (Object.getPrototypeOf(value) === Object.prototype) {
-    for (const each of Object.values(value)) collect(each, found, isTensor);
+    for (const each of Object.values(value)) collect(each, found);
   }
 }
 
@@ -51,7 +56,7 @@ export function tidy<T>(fn: () => T): T {
   const survivors = new Set<object>();
   try {
     const result = callNow('tidy', fn);
-    collect(result, survivors, (value) => 'storage' in value && 'shape' in value);
+    collect(result, survivors);
     return result;
   } finally {
     scopes.pop();
@@ -62,8 +67,11 @@ export function tidy<T>(fn: () => T): T {
   }
 }
 
-/** Takes a tensor out of every `tidy` under way: it lives until `dispose()`. Returns it. */
+/** Takes a tensor out of every `tidy` under way: it lives until `dispose()`. Returns it. Throws OptionError, DisposedError. */
 export function keep<T extends Tensor>(tensor: T): T {
+  if (typeof tensor !== 'object' || tensor === null || !isTensor(tensor))
+    throw new OptionError(`keep: expected a Tensor for tensor, got ${describe(tensor)}`);
+  if (tensor.isDisposed) throw new DisposedError('keep: expected a live tensor, got a disposed one');
   leaveScopes(tensor);
   return tensor;
 }

@@ -5,7 +5,18 @@ import type { TensorArg } from './backend.js';
 import { backward } from './autograd/engine.js';
 import type { GradNode } from './autograd/tape.js';
 import { refuseInCapture } from './capturing.js';
-import { checkInteger, checkOptions, checkShape, checkShapeValue, checkTensor, checkTogether } from './check.js';
+import {
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  MAX_AXES,
+  checkShape,
+  checkShapeValue,
+  checkTensor,
+  checkTogether,
+} from './check.js';
+import { describe } from './describe.js';
 import { Device, device as deviceNamed, getDefaultDevice, type DeviceName } from './device.js';
 import { bitsView, bytesPerElement, decode, DTYPES, encode, isFloat, type DType, type TensorData } from './dtype.js';
 import { DisposedError, DTypeError, OptionError, ShapeError } from './errors.js';
@@ -329,15 +340,41 @@ export function fromConstant(
   return out;
 }
 
+/** Elements that are made on the host at once: a multiple of what a block of random numbers gives. */
+const PIECE = 2 ** 20;
+
+/** A tensor whose numbers are made when the memory for them is there, and not all at once. */
+function inPieces(
+  op: string,
+  shape: readonly number[],
+  dtype: DType,
+  device: Device,
+  requiresGrad: boolean,
+  numbers: (begin: number, count: number) => ArrayLike<number>,
+): Tensor {
+  const out = empty(op, shape, dtype, device);
+  try {
+    for (let begin = 0; begin < out.size; begin += PIECE) {
+      const bytes = encode(dtype, numbers(begin, Math.min(PIECE, out.size - begin)));
+      device.backend.write(out.arg.buffer, bytes, begin * bytesPerElement(dtype));
+    }
+  } catch (error) {
+    out.dispose();
+    throw error;
+  }
+  out.requiresGrad = requiresGrad;
+  return out;
+}
+
 function checkDType(op: string, dtype: DType): DType {
   if (!DTYPES.includes(dtype))
-    throw new DTypeError(`${op}: expected one of ${DTYPES.join(', ')} for dtype, got ${String(dtype)}`);
+    throw new DTypeError(`${op}: expected one of ${DTYPES.join(', ')} for dtype, got ${describe(dtype)}`);
   return dtype;
 }
 
 function checkRequiresGrad(op: string, requiresGrad: boolean, dtype: DType): boolean {
   if (typeof requiresGrad !== 'boolean')
-    throw new OptionError(`${op}: expected a boolean for requiresGrad, got ${typeof requiresGrad}`);
+    throw new OptionError(`${op}: expected a boolean for requiresGrad, got ${describe(requiresGrad)}`);
   if (requiresGrad && !isFloat(dtype))
     throw new DTypeError(`${op}: expected a float dtype with requiresGrad, got ${dtype}`);
   return requiresGrad;
@@ -357,12 +394,14 @@ function resolve(
 }
 
 function flatten(op: string, values: NestedArray, depth: number, shape: number[], out: number[]): void {
+  if (depth > MAX_AXES) throw new ShapeError(`${op}: expected at most ${MAX_AXES} arrays in each other, got more`);
   if (typeof values === 'number') {
     if (depth !== shape.length) throw ragged(op);
     out.push(values);
     return;
   }
-  if (!Array.isArray(values)) throw new OptionError(`${op}: expected numbers in nested arrays, got ${typeof values}`);
+  if (!Array.isArray(values))
+    throw new OptionError(`${op}: expected numbers in nested arrays, got ${describe(values)}`);
   if (depth === shape.length) {
     if (out.length > 0 || values.length === 0) throw ragged(op);
     shape.push(values.length);
@@ -441,6 +480,8 @@ export function tensorFromRaw(
   checkOptions('tensorFromRaw', options, TENSOR_OPTIONS);
   checkShapeValue('tensorFromRaw', shape);
   const { dtype, device, requiresGrad } = resolve('tensorFromRaw', options);
+  if (!ArrayBuffer.isView(bits))
+    throw new OptionError(`tensorFromRaw: expected a typed array for bits, got ${describe(bits)}`);
   const bytes = elementCount(shape) * bytesPerElement(dtype);
   if (bits.byteLength !== bytes) {
     throw new ShapeError(
@@ -469,7 +510,7 @@ export function ones(shape: readonly number[], options: TensorOptions = {}): Ten
 function filled(op: string, shape: readonly number[], value: number, options: TensorOptions): Tensor {
   checkOptions(op, options, TENSOR_OPTIONS);
   checkShapeValue(op, shape);
-  if (typeof value !== 'number') throw new OptionError(`${op}: expected a number for value, got ${typeof value}`);
+  if (typeof value !== 'number') throw new OptionError(`${op}: expected a number for value, got ${describe(value)}`);
   const { dtype, device, requiresGrad } = resolve(op, options);
   const out = empty(op, shape, dtype, device);
   device.backend.fill({ out: out.arg, value });
@@ -490,26 +531,30 @@ export function arange(start: number, stop?: number, step = 1, options: TensorOp
   const to = stop === undefined ? start : stop;
   for (const [name, value] of Object.entries({ start: from, stop: to, step })) {
     if (!Number.isFinite(value))
-      throw new OptionError(`arange: expected a finite number for ${name}, got ${String(value)}`);
+      throw new OptionError(`arange: expected a finite number for ${name}, got ${describe(value)}`);
   }
   const count = step === 0 ? 0 : Math.ceil((to - from) / step);
   if (count < 1) throw new OptionError(`arange: expected a step that leads from ${from} to ${to}, got ${step}`);
   const integers = [from, to, step].every(Number.isInteger);
   const { dtype, device, requiresGrad } = resolve('arange', options, integers ? 'int32' : 'float32');
   checkInteger('arange', 'length', count, 1, 2 ** 32);
-  const values = Float64Array.from({ length: count }, (_, i) => from + i * step);
-  return fromConstant('arange', encode(dtype, values), [count], dtype, device, requiresGrad);
+  return inPieces('arange', [count], dtype, device, requiresGrad, (begin, length) =>
+    Float64Array.from({ length }, (_, i) => from + (begin + i) * step),
+  );
 }
 
 /**
  * Normally distributed numbers (Philox 4x32-10 and Box–Muller): the same on every device for the same seed and order of calls.
  *
- * @param options `mean` default 0, `std` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
+ * @param options `mean` default 0, `std` default 1, not negative, `seed`: see {@link RandomOptions}; dtype must be a float type.
  * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
  */
 export function randn(shape: readonly number[], options: RandomOptions & { mean?: number; std?: number } = {}): Tensor {
+  checkObject('randn', 'options', options);
   const { mean = 0, std = 1 } = options;
-  return random('randn', shape, options, ['mean', 'std'], { mean, std }, (generator, count) => {
+  checkNumber('randn', 'mean', mean);
+  checkNumber('randn', 'std', std, 0);
+  return random('randn', shape, options, ['mean', 'std'], (generator, count) => {
     const values = generator.normal(count);
     for (let i = 0; i < count; i++) values[i] = values[i] * std + mean;
     return values;
@@ -519,15 +564,18 @@ export function randn(shape: readonly number[], options: RandomOptions & { mean?
 /**
  * Numbers uniform in [low, high), from Philox 4x32-10: the same on every device for the same seed and order of calls.
  *
- * @param options `low` default 0, `high` default 1, `seed`: see {@link RandomOptions}; dtype must be a float type.
+ * @param options `low` default 0, `high` default 1, not below it, `seed`: see {@link RandomOptions}; dtype must be a float type.
  * @throws ShapeError, DTypeError, OptionError, DeviceError, OutOfMemoryError.
  */
 export function uniform(
   shape: readonly number[],
   options: RandomOptions & { low?: number; high?: number } = {},
 ): Tensor {
+  checkObject('uniform', 'options', options);
   const { low = 0, high = 1 } = options;
-  return random('uniform', shape, options, ['low', 'high'], { low, high }, (generator, count) => {
+  checkNumber('uniform', 'low', low);
+  checkNumber('uniform', 'high', high, low);
+  return random('uniform', shape, options, ['low', 'high'], (generator, count) => {
     const values = generator.uniform(count);
     for (let i = 0; i < count; i++) values[i] = low + values[i] * (high - low);
     return values;
@@ -539,15 +587,10 @@ function random(
   shape: readonly number[],
   options: RandomOptions,
   ownOptions: string[],
-  numbers: Record<string, number>,
   draw: (generator: Generator, count: number) => Float32Array,
 ): Tensor {
   checkOptions(op, options, [...TENSOR_OPTIONS, 'seed', ...ownOptions]);
   checkShapeValue(op, shape);
-  for (const [name, value] of Object.entries(numbers)) {
-    if (!Number.isFinite(value))
-      throw new OptionError(`${op}: expected a finite number for ${name}, got ${String(value)}`);
-  }
   const { dtype, device, requiresGrad } = resolve(op, options);
   if (!isFloat(dtype)) throw new DTypeError(`${op}: expected a float dtype, got ${dtype}`);
   if (device.isDry) {
@@ -557,6 +600,6 @@ function random(
     return out;
   }
   const generator = options.seed === undefined ? defaultGenerator() : new Generator(checkSeed(op, options.seed));
-  const values = draw(generator, checkInteger(op, 'size', elementCount(shape), 1, 2 ** 32));
-  return fromBytes(op, encode(dtype, values), shape, dtype, device, requiresGrad);
+  checkInteger(op, 'size', elementCount(shape), 1, 2 ** 32);
+  return inPieces(op, shape, dtype, device, requiresGrad, (_, count) => draw(generator, count));
 }

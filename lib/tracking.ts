@@ -3,6 +3,7 @@
 
 import { sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { describe } from './describe.js';
 import type { DType } from './dtype.js';
 import { OptionError } from './errors.js';
 import { packageRoot } from './native.js';
@@ -54,7 +55,7 @@ const DEPTH = 100;
  * @throws OptionError unless it is a boolean.
  */
 export function trackTensors(on: boolean): void {
-  if (typeof on !== 'boolean') throw new OptionError(`trackTensors: expected a boolean for on, got ${typeof on}`);
+  if (typeof on !== 'boolean') throw new OptionError(`trackTensors: expected a boolean for on, got ${describe(on)}`);
   if (!on) tracked = null;
   else tracked ??= new Map();
 }

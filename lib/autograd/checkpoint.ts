@@ -3,6 +3,7 @@
 
 import { refuseInCapture } from '../capturing.js';
 import { checkOneOf, checkOptions, checkTensor } from '../check.js';
+import { describe } from '../describe.js';
 import { isFloat } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import { defaultGenerator, type RandomState } from '../random.js';
@@ -68,7 +69,7 @@ export function checkpointWith<A extends Tensor[], R extends Tensor | Tensor[]>(
   const policy = checkOneOf('checkpoint', 'policy', options.policy ?? 'full', ['full', 'selective']);
   const offload = checkOneOf('checkpoint', 'offload', options.offload ?? 'none', ['none', 'host']);
   if (offload === 'host') refuseInCapture('checkpoint', 'move');
-  if (typeof fn !== 'function') throw new OptionError(`checkpoint: expected a function for fn, got ${typeof fn}`);
+  if (typeof fn !== 'function') throw new OptionError(`checkpoint: expected a function for fn, got ${describe(fn)}`);
   inputs.forEach((input, i) => checkTensor('checkpoint', `input ${i}`, input));
   if (!isGradEnabled()) return tidy(() => fn(...inputs));
 

@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { noteGradient } from '../capturing.js';
-import { checkShape, checkTensor, checkTogether } from '../check.js';
+import { checkFunction, checkShape, checkTensor, checkTogether } from '../check.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { tidy, keep } from '../scope.js';
 import { ones, type Tensor, workspace } from '../tensor.js';
@@ -23,7 +23,7 @@ export function backward(root: Tensor, gradient?: Tensor): void {
 function startGradient(root: Tensor, gradient: Tensor | undefined): Tensor {
   if (!root.requiresGrad)
     throw new OptionError('backward: expected a tensor that requires a gradient, got one that does not');
-  if (gradient) {
+  if (gradient !== undefined) {
     checkTensor('backward', 'gradient', gradient);
     checkShape('backward', 'gradient', gradient, root.shape, 'to match the tensor');
     checkTogether('backward', { tensor: root, gradient });
@@ -166,6 +166,7 @@ export function sinkInForce(): LeafSink {
 export function valueAndGrad<A extends Tensor[]>(
   fn: (...inputs: A) => Tensor,
 ): (...inputs: A) => { value: Tensor; gradients: (Tensor | null)[] } {
+  checkFunction('valueAndGrad', 'fn', fn);
   return (...inputs: A) => {
     inputs.forEach((input, i) => checkTensor('grad', `argument ${i}`, input));
     const leaves = inputs.map((input) => {
@@ -207,6 +208,7 @@ function filledLike(input: Tensor): Tensor {
 
 /** Like {@link valueAndGrad}, without the value: the gradients with respect to every tensor argument. */
 export function grad<A extends Tensor[]>(fn: (...inputs: A) => Tensor): (...inputs: A) => (Tensor | null)[] {
+  checkFunction('grad', 'fn', fn);
   const both = valueAndGrad(fn);
   return (...inputs: A) => {
     const { value, gradients } = both(...inputs);

@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import * as path from 'node:path';
+import { shorten } from '../describe.js';
 import { packageRoot } from '../package-root.js';
 import { WrongCall, type Context } from './command.js';
 import { COMMANDS } from './commands.js';
@@ -48,14 +49,23 @@ function wrongCall(error: unknown): string | null {
 /** What ends because its signal was aborted; Node's own functions call it so, and others follow. */
 const isAbort = (error: unknown): boolean => (error as Error | null)?.name === 'AbortError';
 
-const inOneLine = (text: string): string => text.trim().replace(/\s*\n\s*/g, ' ');
+/** The most of a message: arguments may have a hundred thousand letters. */
+const MOST_LETTERS = 2000;
+
+const inOneLine = (text: string): string => {
+  const line = text
+    .slice(0, MOST_LETTERS)
+    .trim()
+    .replace(/\s*\n\s*/g, ' ');
+  return text.length > MOST_LETTERS ? `${line}…` : line;
+};
 
 /** Tells an error and gives the exit code. */
 function tell(error: unknown, name: string, { errors, signal }: Context): number {
   if (signal.aborted && isAbort(error)) return INTERRUPTED;
   const wrong = wrongCall(error);
   if (wrong !== null) {
-    errors.write(`ternflash ${name}: ${wrong}; see ternflash ${name} --help\n`);
+    errors.write(`ternflash ${name}: ${inOneLine(wrong)}; see ternflash ${name} --help\n`);
     return 2;
   }
   if (isExpected(error)) {
@@ -86,7 +96,9 @@ export async function main(args: readonly string[], context: Context): Promise<n
   if (name === undefined || !Object.hasOwn(COMMANDS, name)) {
     const meant = name === undefined ? null : nearest(name, NAMES);
     const hint = meant === null ? '' : `; did you mean ${meant}?`;
-    errors.write(`ternflash: expected a command (${NAMES.join(', ')}), got ${name ?? 'none'}${hint}\n`);
+    errors.write(
+      `ternflash: expected a command (${NAMES.join(', ')}), got ${name === undefined ? 'none' : shorten(name)}${hint}\n`,
+    );
     errors.write('ternflash --help says more.\n');
     return 2;
   }

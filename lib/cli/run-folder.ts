@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { FormatError, OptionError } from '../errors.js';
+import { OptionError } from '../errors.js';
 import { writeAtomically } from '../formats/atomic-file.js';
+import { readJsonIfThere } from '../formats/json.js';
 import { copyTextFiles, folderOf } from '../models/text-files.js';
 import { WrongCall } from './command.js';
 import { CALL_OPTIONS, FREE_OPTIONS, withWholePaths, type GivenOptions } from './train-options.js';
 
 const OPTIONS_FILE = 'options.json';
-
-const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException | null)?.code === 'ENOENT';
 
 /** The folder of a run of `ternflash train`. */
 export class RunFolder {
@@ -29,17 +28,14 @@ export class RunFolder {
   async options(given: GivenOptions): Promise<GivenOptions> {
     const own = withWholePaths(given);
     const file = this.file(OPTIONS_FILE);
-    const stored = await readFile(file, 'utf8').catch((error: unknown) => {
-      if (isMissing(error)) return null;
-      throw error;
-    });
+    const stored = await readJsonIfThere(file);
     if (given.resume !== true) {
       if (stored === null) return own;
       throw new OptionError(`train: expected --resume, or a folder without a run for --out, got ${this.folder}`);
     }
     if (stored === null)
       throw new OptionError(`train: expected a folder with a run for --out beside --resume, got ${this.folder}`);
-    const began = parseOptions(file, stored);
+    const began = stored as GivenOptions;
     for (const [name, value] of Object.entries(own)) {
       if (CALL_OPTIONS.includes(name) || FREE_OPTIONS.includes(name)) continue;
       const before = began[name as keyof GivenOptions];
@@ -63,13 +59,5 @@ export class RunFolder {
     // For what only config.json said, which a saved model does without. Where there is such a file, it is copied over this one.
     await writeFile(this.file('generation_config.json'), `${JSON.stringify({ eos_token_id: stopTokens })}\n`);
     await copyTextFiles(await folderOf(from), this.folder);
-  }
-}
-
-function parseOptions(file: string, text: string): GivenOptions {
-  try {
-    return JSON.parse(text) as GivenOptions;
-  } catch (error) {
-    throw new FormatError(`${file}: expected the options of a run, got ${(error as Error).message}`, file, 0);
   }
 }

@@ -4,6 +4,7 @@
 import { checkOneOf } from '../check.js';
 import { float16BitsToFloat, floatToFloat16Bits } from '../dtype.js';
 import { OptionError, ShapeError } from '../errors.js';
+import { checkTernary } from '../ops/quantize-ternary.js';
 import type { TernaryTensor } from '../ops/ternary-tensor.js';
 import { BLOCK_BYTES, FOUR_ZEROS, I2S_TAIL_BYTES, toI2S, toTq1, toTq2, toTransformers } from './ternary-layouts.js';
 
@@ -24,6 +25,7 @@ const LAYOUTS: readonly TernaryLayout[] = ['transformers', 'TQ1_0', 'TQ2_0', 'I2
  */
 export async function encodeTernary(weight: TernaryTensor, layout: TernaryLayout): Promise<Uint8Array> {
   const op = 'encodeTernary';
+  checkTernary(op, weight);
   checkOneOf(op, 'layout', layout, LAYOUTS);
   const [rows, cols] = weight.shape;
   const block = { transformers: 1, TQ1_0: 256, TQ2_0: 256, I2_S: 128 }[layout];

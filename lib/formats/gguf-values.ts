@@ -2,8 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { OptionError } from '../errors.js';
+import { describe, shorten } from '../describe.js';
 import { LEAST_BYTES, VALUE_TYPES, type ValueType } from './gguf-types.js';
-import { shorten, show } from './malformed.js';
 
 /** The types of a number in GGUF's metadata. Readers look for one of them, so that a number has to say which it is. */
 export type GgufNumberType = 'u8' | 'i8' | 'u16' | 'i16' | 'u32' | 'i32' | 'u64' | 'i64' | 'f32' | 'f64';
@@ -75,26 +75,28 @@ export function valueBytes(op: string, key: string, value: GgufValue): Uint8Arra
   if (ArrayBuffer.isView(value)) {
     const type = TYPED_ARRAYS[value.constructor.name];
     if (!type) throw fail('an array of numbers', value.constructor.name);
-    const bytes = new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+    // Of memory that was given away there are no views.
+    const { buffer, byteOffset, byteLength } = value;
+    const bytes = byteLength === 0 ? new Uint8Array(0) : new Uint8Array(buffer, byteOffset, byteLength);
     return [...header(type, bytes.length / LEAST_BYTES[type]), bytes];
   }
   if (Array.isArray(value)) {
     const list = value as readonly unknown[];
-    if (list.every((each) => typeof each === 'string'))
-      return [...header('string', list.length), ...list.flatMap(textBytes)];
-    if (list.every((each) => typeof each === 'boolean'))
-      return [...header('bool', list.length), Uint8Array.from(list, Number)];
-    throw fail('texts only or booleans only in an array (numbers in a typed array)', show(value));
+    // findIndex looks at holes, every does not.
+    const isAll = (type: string): boolean => list.findIndex((each) => typeof each !== type) < 0;
+    if (isAll('string')) return [...header('string', list.length), ...(list as string[]).flatMap(textBytes)];
+    if (isAll('boolean')) return [...header('bool', list.length), Uint8Array.from(list, Number)];
+    throw fail('texts only or booleans only in an array (numbers in a typed array)', describe(value));
   }
   const { type, value: number } = (typeof value === 'object' && value !== null ? value : {}) as Partial<GgufNumber>;
-  const write = type === undefined ? undefined : NUMBERS[type];
+  const write = typeof type === 'string' && Object.hasOwn(NUMBERS, type) ? NUMBERS[type] : undefined;
   if (!type || !write)
     throw fail(
       `a text, a boolean, an array, or { type, value } with a type ${Object.keys(NUMBERS).join(', ')}`,
-      show(value),
+      describe(value),
     );
   const bytes = new Uint8Array(LEAST_BYTES[type]);
-  if (!write(new DataView(bytes.buffer), number)) throw fail(`a number that ${type} holds`, show(number));
+  if (!write(new DataView(bytes.buffer), number)) throw fail(`a number that ${type} holds`, describe(number));
   return [typeBytes(type), bytes];
 }
 

@@ -2,11 +2,12 @@
 // Copyright 2026 The Ternflash Authors
 
 import type { FileHandle } from 'node:fs/promises';
-import { checkTensor, showShape } from '../check.js';
+import { checkObject, checkOptions, checkPath, checkString, checkTensor, showShape } from '../check.js';
 import type { DType } from '../dtype.js';
 import { DTypeError, OptionError, ShapeError } from '../errors.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { elementCount, Tensor } from '../tensor.js';
+import { describe, shorten } from '../describe.js';
 import { writeAtomically } from './atomic-file.js';
 import { encodeTernary, type TernaryLayout } from './encode-ternary.js';
 import {
@@ -22,7 +23,6 @@ import {
   type GgufType,
 } from './gguf-types.js';
 import { textBytes, u32Bytes, u64Bytes, valueBytes, type GgufValue } from './gguf-values.js';
-import { shorten, show } from './malformed.js';
 import type { StoredTensor } from './stored-tensor.js';
 
 // What is in memory of a tensor that comes from another file.
@@ -77,8 +77,13 @@ interface Payload {
  * bytes, rows that are no whole blocks; I2_S in a file whose metadata would not say that it is, see {@link openGguf}. What {@link encodeTernary} and
  * {@link StoredTensor.read} throw; DisposedError, KernelError; the error of the file system. The former file is then as it was.
  */
-export async function writeGguf(file: string, { metadata = {}, tensors }: GgufContent): Promise<void> {
+export async function writeGguf(file: string, content: GgufContent): Promise<void> {
   const op = 'writeGguf';
+  checkPath(op, 'file', file);
+  checkOptions(op, content, ['metadata', 'tensors']);
+  const { metadata = {}, tensors } = content;
+  checkObject(op, 'metadata', metadata);
+  if (!(tensors instanceof Map)) checkObject(op, 'tensors', tensors);
   const list =
     tensors instanceof Map
       ? [...(tensors as Map<string, GgufTensor>)]
@@ -106,7 +111,7 @@ export async function writeGguf(file: string, { metadata = {}, tensors }: GgufCo
 }
 
 function payloadOf(op: string, name: string, tensor: GgufTensor): Payload {
-  const shown = shorten(name);
+  const shown = shorten(checkString(op, 'a name of tensors', name));
   if (tensor instanceof Tensor) {
     checkTensor(op, shown, tensor);
     const type = TYPES[tensor.dtype];
@@ -119,7 +124,7 @@ function payloadOf(op: string, name: string, tensor: GgufTensor): Payload {
     return placed(op, name, type, weight.shape, () => encoded(weight, type as TernaryLayout));
   }
   if (typeof type !== 'string' || !Array.isArray(shape) || typeof read !== 'function') {
-    throw new OptionError(`${op}: expected a tensor for ${shown}, got ${show(tensor)}`);
+    throw new OptionError(`${op}: expected a tensor for ${shown}, got ${describe(tensor)}`);
   }
   const payload = placed(op, name, type, shape as number[], () => pieces(tensor as StoredTensor, payload.bytes));
   return payload;
@@ -134,7 +139,7 @@ function placed(op: string, name: string, typeName: string, shape: readonly numb
     );
   }
   const type = typeNamed(typeName);
-  if (!type) throw new OptionError(`${op}: expected a type that GGUF has for ${shown}, got ${typeName}`);
+  if (!type) throw new OptionError(`${op}: expected a type that GGUF has for ${shown}, got ${shorten(typeName)}`);
   const cols = shape.at(-1) ?? 1;
   if (shape.length > MAX_DIMS || shape.includes(0) || cols % type.block !== 0) {
     const expected = `at most ${MAX_DIMS} axes for ${shown}, the last in blocks of ${type.block} for ${typeName}`;
@@ -163,7 +168,7 @@ function alignmentOf(op: string, metadata: Readonly<Record<string, GgufValue>>):
   const number = typeof value === 'object' && 'type' in value && value.type === 'u32' ? Number(value.value) : value;
   if (!isAlignment(number)) {
     throw new OptionError(
-      `${op}: expected a power of two from 8 on, of type u32, for general.alignment, got ${show(number)}`,
+      `${op}: expected a power of two from 8 on, of type u32, for general.alignment, got ${describe(number)}`,
     );
   }
   return number;

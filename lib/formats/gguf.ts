@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { describe, shorten } from '../describe.js';
+import { checkPath } from '../check.js';
 import { GgufCursor } from './gguf-cursor.js';
 import { bytesOf, DEFAULT_ALIGNMENT, findType, isAlignment, MAGIC, MAX_DIMS, type GgufOrigin } from './gguf-types.js';
-import { malformed, shorten, show } from './malformed.js';
+import { malformed } from './malformed.js';
 import { OpenFile } from './open-file.js';
 import { FileTensor, type TensorFile } from './stored-tensor.js';
 
@@ -24,7 +26,7 @@ const LEAST_TENSOR_BYTES = 8 + 4 + 4 + 8;
  * the end; the error of the file system.
  */
 export async function openGguf(path: string): Promise<TensorFile> {
-  const file = await OpenFile.open(path);
+  const file = await OpenFile.open(checkPath('openGguf', 'path', path));
   try {
     const { metadata, tensors } = await readGgufHeader(file);
     return { path, format: 'gguf', tensors, metadata, close: () => file.close() };
@@ -81,7 +83,7 @@ function readCounts(cursor: GgufCursor): { tensors: number; pairs: number } {
 function readPair(cursor: GgufCursor, pairs: ReadonlyMap<string, unknown>): [string, unknown] {
   const { position } = cursor;
   const key = cursor.name('a key');
-  if (pairs.has(key)) throw cursor.fail(position, 'keys that differ', `${show(key)} again`);
+  if (pairs.has(key)) throw cursor.fail(position, 'keys that differ', `${describe(key)} again`);
   return [key, cursor.typedValue(shorten(key))];
 }
 
@@ -106,7 +108,7 @@ function readDescription(
   const { position } = cursor;
   const fail = (expected: string, got: unknown) => cursor.fail(position, expected, String(got));
   const name = cursor.name('the name of a tensor');
-  if (described.has(name)) throw fail('names that differ', `${show(name)} again`);
+  if (described.has(name)) throw fail('names that differ', `${describe(name)} again`);
   const shown = shorten(name);
   const rank = cursor.u32(`a number of sizes of ${shown}`);
   if (rank > MAX_DIMS) throw fail(`at most ${MAX_DIMS} sizes of ${shown}`, rank);
@@ -115,12 +117,12 @@ function readDescription(
   const offset = cursor.size(`an offset of ${shown}`);
 
   if (typeof type === 'string') throw fail(`a type that ggml has for ${shown}`, type);
-  if (sizes.some((size) => size === 0)) throw fail(`positive sizes of ${shown}`, show(sizes));
+  if (sizes.some((size) => size === 0)) throw fail(`positive sizes of ${shown}`, describe(sizes));
   // The innermost axis comes first.
   if ((sizes[0] ?? 1) % type.block !== 0)
     throw fail(`a first size of ${shown}, ${type.name}, in blocks of ${type.block}`, sizes[0] ?? 1);
   const elements = sizes.reduce((product, size) => product * size, 1);
-  if (!Number.isSafeInteger(elements)) throw fail(`fewer than 2^53 elements of ${shown}`, show(sizes));
+  if (!Number.isSafeInteger(elements)) throw fail(`fewer than 2^53 elements of ${shown}`, describe(sizes));
   if (offset % alignment !== 0) throw fail(`an offset of ${shown} in steps of ${alignment}`, offset);
   const shape = Object.freeze(sizes.reverse());
   return { name, type: type.name, shape, offset, bytes: bytesOf(type, elements), position };
@@ -148,6 +150,7 @@ function checkPlaces(file: OpenFile, tensors: readonly Description[], dataStart:
 
 function alignmentOf(file: OpenFile, value: unknown): number {
   if (value === undefined) return DEFAULT_ALIGNMENT;
-  if (!isAlignment(value)) throw malformed(file.path, 0, 'a power of two from 8 on for general.alignment', show(value));
+  if (!isAlignment(value))
+    throw malformed(file.path, 0, 'a power of two from 8 on for general.alignment', describe(value));
   return value;
 }

@@ -2,7 +2,9 @@
 // Copyright 2026 The Ternflash Authors
 
 import { createReadStream } from 'node:fs';
-import { OptionError, FormatError } from '../errors.js';
+import { checkPath } from '../check.js';
+import { FormatError } from '../errors.js';
+import { bracketTooMany } from './json.js';
 
 /** A line of a JSON Lines file, and where it is, for whoever finds fault with it. */
 export interface JsonLine {
@@ -16,8 +18,8 @@ export interface JsonLine {
 
 const NEWLINE = 0x0a;
 const BYTE_ORDER_MARK = Buffer.of(0xef, 0xbb, 0xbf);
-/** A longer line would not fit into a string; a file like that is none of lines. */
-const MOST_LINE_BYTES = 2 ** 28;
+/** Tens of millions of tokens; a file with a longer line is none of lines. */
+const MOST_LINE_BYTES = 2 ** 26;
 
 /**
  * The values of a JSON Lines file: UTF-8, one value a line. The file is read as it is asked for, a line at a time. Blank lines are skipped; a
@@ -26,7 +28,7 @@ const MOST_LINE_BYTES = 2 ** 28;
  * @throws FormatError with the line and its byte offset if a line is not JSON; the error of the file system.
  */
 export async function* readJsonl(file: string): AsyncGenerator<JsonLine> {
-  if (typeof file !== 'string') throw new OptionError(`readJsonl: expected a path for file, got ${String(file)}`);
+  checkPath('readJsonl', 'file', file);
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   let line = 0;
   for await (const { bytes, offset } of linesOf(file)) {
@@ -42,6 +44,7 @@ export async function* readJsonl(file: string): AsyncGenerator<JsonLine> {
       fail('bytes that are no UTF-8');
     }
     if (text.trim() === '') continue;
+    if (bracketTooMany(bytes) !== null) fail('more brackets, or more of them in each other, than documents have');
     let value: unknown;
     try {
       value = JSON.parse(text);

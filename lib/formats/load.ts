@@ -5,7 +5,7 @@ import type { Device } from '../device.js';
 import { bytesPerElement, type DType } from '../dtype.js';
 import { FormatError } from '../errors.js';
 import { elementCount, workspace, type Tensor } from '../tensor.js';
-import { shorten } from './malformed.js';
+import { shorten } from '../describe.js';
 import type { StoredTensor } from './stored-tensor.js';
 
 // What is in host memory of a tensor on its way to the device, as the file has it and as the device wants it. 656 MB of bfloat16 reach the cpu device

@@ -3,10 +3,13 @@
 
 import { stat } from 'node:fs/promises';
 import { isAbsolute, join, win32 } from 'node:path';
+import { checkPath } from '../check.js';
 import { FormatError } from '../errors.js';
-import { malformed, shorten, show } from './malformed.js';
+import { describe, shorten } from '../describe.js';
+import { malformed } from './malformed.js';
+import { isObject } from './json.js';
 import { OpenFile } from './open-file.js';
-import { isObject, MAX_HEADER_BYTES, parseJson, readHeader } from './safetensors-header.js';
+import { MAX_HEADER_BYTES, parseHeader, readHeader } from './safetensors-header.js';
 import type { StoredTensor, TensorFile } from './stored-tensor.js';
 
 /** The names that Transformers gives the files of a checkpoint. */
@@ -24,6 +27,7 @@ const INDEX = 'model.safetensors.index.json';
  * tensor that is not in its file; the error of the file system.
  */
 export async function openSafetensors(path: string): Promise<TensorFile> {
+  checkPath('openSafetensors', 'path', path);
   if (!(await stat(path)).isDirectory()) return openOne(path, path);
   for (const [name, open] of [
     [SINGLE, openOne],
@@ -75,9 +79,9 @@ async function openShard(folder: string, index: string, name: string): Promise<T
   const file = join(folder, name);
   const outside = name.includes('\0') || isAbsolute(name) || win32.isAbsolute(name);
   if (outside || name.split(/[/\\]/).includes('..')) {
-    throw malformed(index, 0, 'names of files in its folder', show(name));
+    throw malformed(index, 0, 'names of files in its folder', describe(name));
   }
-  if (!(await isThere(file))) throw malformed(index, 0, 'names of files that are there', show(name));
+  if (!(await isThere(file))) throw malformed(index, 0, 'names of files that are there', describe(name));
   return openOne(file, file);
 }
 
@@ -85,11 +89,11 @@ async function readIndex(index: string): Promise<{ weightMap: [string, string][]
   const file = await OpenFile.open(index);
   try {
     if (file.size > MAX_HEADER_BYTES) throw malformed(index, 0, `at most ${MAX_HEADER_BYTES} bytes`, String(file.size));
-    const { weight_map: weightMap, metadata = {} } = parseJson(index, 0, await file.read(0, file.size));
-    if (!isObject(weightMap)) throw malformed(index, 0, 'an object for weight_map', show(weightMap));
-    if (!isObject(metadata)) throw malformed(index, 0, 'an object for metadata', show(metadata));
+    const { weight_map: weightMap, metadata = {} } = parseHeader(index, 0, await file.read(0, file.size));
+    if (!isObject(weightMap)) throw malformed(index, 0, 'an object for weight_map', describe(weightMap));
+    if (!isObject(metadata)) throw malformed(index, 0, 'an object for metadata', describe(metadata));
     for (const [name, shard] of Object.entries(weightMap)) {
-      if (typeof shard !== 'string') throw malformed(index, 0, `a file name for ${shorten(name)}`, show(shard));
+      if (typeof shard !== 'string') throw malformed(index, 0, `a file name for ${shorten(name)}`, describe(shard));
     }
     return { weightMap: Object.entries(weightMap) as [string, string][], metadata };
   } finally {

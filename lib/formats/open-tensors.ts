@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { open, stat } from 'node:fs/promises';
+import { checkPath } from '../check.js';
 import { openGguf } from './gguf.js';
 import { openSafetensors } from './open-safetensors.js';
 import type { TensorFile } from './stored-tensor.js';
@@ -13,6 +14,7 @@ import type { TensorFile } from './stored-tensor.js';
  * @throws FormatError with file and offset if it is not well formed; the error of the file system.
  */
 export async function openTensors(path: string): Promise<TensorFile> {
+  checkPath('openTensors', 'path', path);
   return (await isGguf(path)) ? openGguf(path) : openSafetensors(path);
 }
 

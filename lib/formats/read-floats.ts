@@ -5,9 +5,10 @@ import { checkOneOf, checkOptions } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { bitsView, decode, encode, float16BitsToFloat, FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import type { Tensor } from '../tensor.js';
+import { shorten } from '../describe.js';
 import { asStored, load, type Conversion } from './load.js';
-import { malformed, shorten } from './malformed.js';
-import type { StoredTensor } from './stored-tensor.js';
+import { malformed } from './malformed.js';
+import { checkStored, type StoredTensor } from './stored-tensor.js';
 import { BLOCK_BYTES, fromI2S, fromTq1, fromTq2, I2S_TAIL_BYTES, type Codes } from './ternary-layouts.js';
 
 /** Types of files that are dtypes here. */
@@ -47,6 +48,7 @@ export async function readFloats(
   options: { device?: DeviceName | Device; dtype?: FloatDType } = {},
 ): Promise<Tensor> {
   const op = 'readFloats';
+  checkStored(op, stored);
   checkOptions(op, options, ['device', 'dtype']);
   const device = deviceNamed(options.device ?? 'auto');
   const own = FLOATS.get(stored.type);

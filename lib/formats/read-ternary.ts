@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkNumber, checkOptions, showShape } from '../check.js';
+import { checkInteger, checkOptions, showShape } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { OptionError, ShapeError } from '../errors.js';
-import { TernaryTensor } from '../ops/ternary-tensor.js';
+import { scalesOf, TernaryTensor } from '../ops/ternary-tensor.js';
 import { fromBytes } from '../tensor.js';
-import { malformed, shorten } from './malformed.js';
+import { shorten } from '../describe.js';
+import { malformed } from './malformed.js';
 import { scaleOfI2S } from './read-floats.js';
-import type { StoredTensor } from './stored-tensor.js';
+import { checkStored, type StoredTensor } from './stored-tensor.js';
 import {
   BLOCK_BYTES,
   FOUR_ZEROS,
@@ -65,6 +66,7 @@ interface Matrix extends Codes {
  */
 export async function readTernary(stored: StoredTensor, options: ReadTernaryOptions = {}): Promise<StoredTernary> {
   const op = 'readTernary';
+  checkStored(op, stored);
   const isPacked = stored.type === 'U8';
   checkOptions(op, options, isPacked ? ['device', 'rows', 'scale'] : ['device']);
   const device = deviceNamed(options.device ?? 'auto');
@@ -92,11 +94,7 @@ async function readTransformers(op: string, stored: StoredTensor, options: ReadT
   const rows = checkInteger(op, 'rows', options.rows ?? 4 * stride, 4 * stride - 3, 4 * stride);
   const { scale } = options;
   if (scale === undefined) throw new OptionError(`${op}: expected a scale for ${shorten(stored.name)}, got none`);
-  const scales = typeof scale === 'number' ? Float32Array.of(scale) : Float32Array.from(scale);
-  if (scales.length !== 1 && scales.length !== rows) {
-    throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${scales.length}`);
-  }
-  for (const each of scales) checkNumber(op, 'scale', each, 0);
+  const scales = scalesOf(op, scale, rows);
   return { rows, cols, scales, ...fromTransformers(await stored.read(), rows, cols) };
 }
 

@@ -2,7 +2,9 @@
 // Copyright 2026 The Ternflash Authors
 
 import { elementCount } from '../tensor.js';
-import { malformed, shorten, show } from './malformed.js';
+import { describe, shorten } from '../describe.js';
+import { isObject, parseJson, type BracketLimits } from './json.js';
+import { malformed } from './malformed.js';
 import type { OpenFile } from './open-file.js';
 import { FileTensor } from './stored-tensor.js';
 
@@ -56,7 +58,7 @@ export async function readHeader(file: OpenFile): Promise<SafetensorsHeader> {
   const headerLength = Number(new DataView(prefix.buffer).getBigUint64(0, true));
   const most = Math.min(MAX_HEADER_BYTES, size - 8);
   if (headerLength > most) throw malformed(path, 0, `a header length of at most ${most}`, String(headerLength));
-  const header = parseJson(path, 8, await file.read(8, headerLength));
+  const header = parseHeader(path, 8, await file.read(8, headerLength));
   const { __metadata__: metadata = {}, ...entries } = header;
 
   const dataStart = 8 + headerLength;
@@ -77,55 +79,19 @@ export async function readHeader(file: OpenFile): Promise<SafetensorsHeader> {
   return { tensors, metadata: metadataOf(path, metadata) };
 }
 
-// Twice what a header or an index needs.
-const MAX_NESTING = 6;
-// Of an entry with a name of one letter, with three brackets, it is 16.
-const LEAST_BYTES_PER_BRACKET = 8;
+/** Twice what a header or an index needs in each other. Of an entry with a name of one letter, with three brackets, it is 16 bytes to a bracket. */
+const BRACKETS: BracketLimits = { nesting: 6, free: 8, bytesPerBracket: 8 };
 
-/** Throws FormatError for a text of brackets: JSON.parse would make a hundred bytes of each. */
-function checkBrackets(file: string, offset: number, bytes: Uint8Array): void {
-  let [depth, count, inText] = [0, 0, false];
-  for (let i = 0; i < bytes.length; i++) {
-    const byte = bytes[i];
-    if (byte === 0x22) inText = !inText;
-    else if (inText) i += byte === 0x5c ? 1 : 0;
-    else if (byte === 0x5d || byte === 0x7d) depth--;
-    else if (byte === 0x5b || byte === 0x7b) {
-      depth++;
-      count++;
-      if (depth > MAX_NESTING || count * LEAST_BYTES_PER_BRACKET > bytes.length + 64) {
-        throw malformed(
-          file,
-          offset + i,
-          `JSON with fewer brackets, at most ${MAX_NESTING} in each other`,
-          'another one',
-        );
-      }
-    }
-  }
-}
-
-/** A JSON object in UTF-8. Throws FormatError. */
-export function parseJson(file: string, offset: number, bytes: Uint8Array): Record<string, unknown> {
-  checkBrackets(file, offset, bytes);
-  let value: unknown;
-  try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
-  } catch (error) {
-    throw malformed(file, offset, 'a JSON header in UTF-8', shorten((error as Error).message));
-  }
-  if (!isObject(value)) throw malformed(file, offset, 'a JSON object', show(value));
-  return value;
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+/** A header, or an index. Throws FormatError. */
+export function parseHeader(file: string, offset: number, bytes: Uint8Array): Record<string, unknown> {
+  return parseJson(file, offset, bytes, BRACKETS);
 }
 
 function metadataOf(file: string, value: unknown): Record<string, string> {
-  if (!isObject(value)) throw malformed(file, 8, 'an object for __metadata__', show(value));
+  if (!isObject(value)) throw malformed(file, 8, 'an object for __metadata__', describe(value));
   for (const [key, each] of Object.entries(value)) {
-    if (typeof each !== 'string') throw malformed(file, 8, `a string for ${shorten(key)} of __metadata__`, show(each));
+    if (typeof each !== 'string')
+      throw malformed(file, 8, `a string for ${shorten(key)} of __metadata__`, describe(each));
   }
   return value as Record<string, string>;
 }
@@ -135,13 +101,13 @@ function tensorOf(source: OpenFile, name: string, entry: unknown, dataStart: num
   const fail = (expected: string, got: string) => malformed(source.path, 8, expected, got);
   const { dtype, shape, data_offsets: offsets } = isObject(entry) ? entry : {};
   const bits = typeof dtype === 'string' ? BITS.get(dtype) : undefined;
-  if (bits === undefined) throw fail(`one of ${[...BITS.keys()].join(', ')} as dtype of ${shown}`, show(dtype));
+  if (bits === undefined) throw fail(`one of ${[...BITS.keys()].join(', ')} as dtype of ${shown}`, describe(dtype));
   const isSize = (each: unknown): boolean => Number.isSafeInteger(each) && (each as number) >= 0;
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isSize)) {
-    throw fail(`at most 8 sizes as shape of ${shown}`, show(shape));
+    throw fail(`at most 8 sizes as shape of ${shown}`, describe(shape));
   }
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
-    throw fail(`two offsets for ${shown}`, show(offsets));
+    throw fail(`two offsets for ${shown}`, describe(offsets));
   }
   const [begin, end] = offsets as [number, number];
   const bytes = (elementCount(shape as number[]) * bits) / 8;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { checkObject, checkOptions, checkPath, checkString, checkTensor } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import type { DType } from '../dtype.js';
 import type { Tensor } from '../tensor.js';
+import { shorten } from '../describe.js';
 import { writeAtomically } from './atomic-file.js';
 import { asStored, load } from './load.js';
-import { malformed, shorten } from './malformed.js';
+import { malformed } from './malformed.js';
 import { openSafetensors } from './open-safetensors.js';
 
 /** The format's names of the dtypes. */
@@ -41,7 +43,9 @@ export async function readSafetensors(
   options: { device?: DeviceName | Device } = {},
 ): Promise<SafetensorsFile> {
   const op = 'readSafetensors';
+  checkOptions(op, options, ['device']);
   const target = deviceNamed(options.device ?? 'auto');
+  checkPath(op, 'file', file);
   const source = await openSafetensors(file);
   const tensors = new Map<string, Tensor>();
   try {
@@ -71,15 +75,21 @@ export async function readSafetensors(
  *
  * @param tensors any dtype, by name; written in their order.
  * @param metadata strings by name, for the header's `__metadata__`. Default none.
- * @throws DisposedError, KernelError; the error of the file system.
+ * @throws OptionError, DisposedError, KernelError; the error of the file system.
  */
 export async function writeSafetensors(
   file: string,
   tensors: ReadonlyMap<string, Tensor> | Record<string, Tensor>,
   metadata: Record<string, string> = {},
 ): Promise<void> {
+  const op = 'writeSafetensors';
+  checkPath(op, 'file', file);
+  if (!(tensors instanceof Map)) checkObject(op, 'tensors', tensors);
+  checkObject(op, 'metadata', metadata);
+  for (const [key, value] of Object.entries(metadata)) checkString(op, `${shorten(key)} of metadata`, value);
   const list =
     tensors instanceof Map ? [...(tensors as Map<string, Tensor>)] : Object.entries(tensors as Record<string, Tensor>);
+  for (const [name, each] of list) checkTensor(op, shorten(checkString(op, 'a name of tensors', name)), each);
   await writePayloads(file, new Map(list.map(([name, each]) => [name, payloadOf(each)])), metadata);
 }
 

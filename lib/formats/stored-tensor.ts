@@ -2,6 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { checkInteger } from '../check.js';
+import { describe } from '../describe.js';
+import { OptionError } from '../errors.js';
 import type { OpenFile } from './open-file.js';
 
 /** A tensor of a file that has not been read yet. */
@@ -41,6 +43,15 @@ export interface TensorFile {
   readonly metadata: Readonly<Record<string, unknown>>;
   /** Closes the files. Reads under way then reject with DisposedError, and so do later ones. Safe to call twice. */
   close(): Promise<void>;
+}
+
+/** @internal Throws OptionError unless this can be read as a stored tensor. */
+export function checkStored(op: string, stored: StoredTensor): void {
+  const { name, type, shape, byteLength, read } = (stored ?? {}) as Partial<StoredTensor>;
+  const fits =
+    typeof name === 'string' && typeof type === 'string' && Array.isArray(shape) && typeof byteLength === 'number';
+  if (!fits || typeof read !== 'function')
+    throw new OptionError(`${op}: expected a tensor of a file for stored, got ${describe(stored)}`);
 }
 
 /** @internal A stored tensor that is a piece of one file. */

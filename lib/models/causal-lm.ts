@@ -3,11 +3,13 @@
 
 import { noGrad } from '../autograd/tape.js';
 import { isCapturing } from '../capturing.js';
-import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkShape, checkTensor } from '../check.js';
+import { checkArray, checkBoolean, checkInteger, checkOptions, checkPath, checkShape, checkTensor } from '../check.js';
+import { describe } from '../describe.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { createDryDevice } from '../dry-device.js';
-import { FLOAT_DTYPES, isFloat, type FloatDType } from '../dtype.js';
+import { isFloat, type FloatDType } from '../dtype.js';
 import { DTypeError, FormatError, OptionError, ShapeError } from '../errors.js';
+import { parseJsonText } from '../formats/json.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { resolveCheckpointConfig, runLayers, type CheckpointConfig } from '../nn/checkpoint-config.js';
 import { TernaryLinear } from '../nn/linear.js';
@@ -79,27 +81,30 @@ const CONFIG_KEYS: readonly (keyof CausalLMConfig)[] = [
 function resolveConfig(options: CausalLMOptions): CausalLMConfig {
   const op = 'CausalLM';
   checkOptions(op, options, CONFIG_KEYS);
-  const ternary = checkBoolean(op, 'ternary', options.ternary ?? true);
+  const ternary = options.ternary ?? true;
+  const [hidden, heads] = (['hidden', 'heads'] as const).map((name) =>
+    checkInteger(op, name, options[name], 1, 2 ** 24),
+  );
   const config: CausalLMConfig = {
     vocabulary: checkInteger(op, 'vocabulary', options.vocabulary, 1, 2 ** 24),
     layers: checkInteger(op, 'layers', options.layers, 1, 4096),
-    hidden: options.hidden,
-    heads: options.heads,
-    keyHeads: options.keyHeads ?? options.heads,
-    headDim: options.headDim ?? options.hidden / options.heads,
+    hidden,
+    heads,
+    keyHeads: options.keyHeads ?? heads,
+    headDim: options.headDim ?? hidden / heads,
     intermediate: options.intermediate,
     ropeTheta: options.ropeTheta ?? 10000,
     ropeScaling: options.ropeScaling ?? null,
     window: options.window ?? null,
-    attentionBias: checkOneOf(op, 'attentionBias', options.attentionBias ?? 'none', ['none', 'qkv', 'all']),
-    mlpBias: checkBoolean(op, 'mlpBias', options.mlpBias ?? false),
-    queryKeyNorm: checkBoolean(op, 'queryKeyNorm', options.queryKeyNorm ?? false),
+    attentionBias: options.attentionBias ?? 'none',
+    mlpBias: options.mlpBias ?? false,
+    queryKeyNorm: options.queryKeyNorm ?? false,
     normEps: options.normEps ?? 1e-5,
     ternary,
-    subNorm: checkBoolean(op, 'subNorm', options.subNorm ?? ternary),
-    activation: checkOneOf(op, 'activation', options.activation ?? 'swiglu', ['swiglu', 'geglu', 'relu2Glu']),
+    subNorm: options.subNorm ?? ternary,
+    activation: options.activation ?? 'swiglu',
     dropout: options.dropout ?? 0,
-    dtype: checkOneOf(op, 'dtype', options.dtype ?? 'float32', FLOAT_DTYPES),
+    dtype: options.dtype ?? 'float32',
     tieEmbeddings: checkBoolean(op, 'tieEmbeddings', options.tieEmbeddings ?? true),
     contextLength: checkInteger(op, 'contextLength', options.contextLength ?? 0, 0, 2 ** 31 - 1),
   };
@@ -111,8 +116,9 @@ function resolveConfig(options: CausalLMOptions): CausalLMConfig {
 function packedIn(op: string, ids: Tensor, options: Partial<PackedDocuments>): PackedDocuments | undefined {
   checkOptions(op, options, ['cuSeqlens']);
   const { cuSeqlens } = options;
-  checkShape(op, 'ids', ids, [cuSeqlens ? 1 : 'B', 'S'], cuSeqlens && 'of packed documents');
-  return cuSeqlens && { cuSeqlens: checkCuSeqlens(op, 'cuSeqlens', cuSeqlens, ids.shape[1]).cumulative };
+  const isPacked = cuSeqlens !== undefined;
+  checkShape(op, 'ids', ids, [isPacked ? 1 : 'B', 'S'], isPacked ? 'of packed documents' : '');
+  return isPacked ? { cuSeqlens: checkCuSeqlens(op, 'cuSeqlens', cuSeqlens, ids.shape[1]).cumulative } : undefined;
 }
 
 /** A decoder-only language model: embedding, transformer blocks, norm, output projection. */
@@ -139,6 +145,7 @@ export class CausalLM extends Module {
   constructor(options: CausalLMOptions, placement: { device?: DeviceName | Device } = {}) {
     super();
     this.config = resolveConfig(options);
+    checkOptions('CausalLM', placement, ['device']);
     const { vocabulary, hidden, layers, dtype, tieEmbeddings } = this.config;
     const device = deviceNamed(placement.device ?? 'auto');
     this._device = device;
@@ -212,6 +219,11 @@ export class CausalLM extends Module {
    */
   nextLogits(ids: Tensor, cache?: DecodingCache, counts?: readonly number[]): Tensor {
     const op = 'CausalLM.nextLogits';
+    checkTensor(op, 'ids', ids, ['int32']);
+    checkShape(op, 'ids', ids, ['B', 'S']);
+    if (cache !== undefined && !(cache instanceof DecodingCache))
+      throw new OptionError(`${op}: expected a DecodingCache for cache, got ${describe(cache)}`);
+    if (counts !== undefined) checkArray(op, 'counts', counts);
     const run = (): Tensor => {
       if (counts && counts.length !== ids.shape[0])
         throw new ShapeError(`${op}: expected ${ids.shape[0]} counts, got ${counts.length}`);
@@ -239,6 +251,9 @@ export class CausalLM extends Module {
    * @throws as {@link forward}.
    */
   loss(ids: Tensor, targets: Tensor, options: Partial<PackedDocuments> = {}): Tensor {
+    checkTensor('CausalLM.loss', 'ids', ids, ['int32']);
+    checkTensor('CausalLM.loss', 'targets', targets, ['int32']);
+    checkShape('CausalLM.loss', 'targets', targets, ids.shape, 'to match ids');
     return tidy(() => {
       const { vocabulary, hidden } = this.config;
       const head = this.head ?? this.embedding;
@@ -301,6 +316,7 @@ export class CausalLM extends Module {
    * @throws OptionError if the model carries LoRA adapters: merge them, or save them alone.
    */
   async save(file: string): Promise<void> {
+    checkPath('CausalLM.save', 'file', file);
     if (hasLora(this))
       throw new OptionError('CausalLM.save: expected a model without LoRA adapters, got one with some');
     const frozen = this.parameters().length === 0;
@@ -314,12 +330,15 @@ export class CausalLM extends Module {
    * @throws FormatError if the file is not one.
    */
   static async load(file: string, placement: { device?: DeviceName | Device } = {}): Promise<CausalLM> {
+    checkOptions('CausalLM.load', placement, ['device']);
     const { tensors, metadata } = await readSafetensors(file, placement);
     try {
       if (metadata.format !== CAUSAL_LM_FORMAT) {
         throw new FormatError(`load: expected a model saved by CausalLM.save, got format ${metadata.format}`, file, 8);
       }
-      const { frozen, ...config } = JSON.parse(metadata.config) as CausalLMOptions & { frozen: boolean };
+      const { frozen, ...config } = parseJsonText(file, 8, metadata.config) as unknown as CausalLMOptions & {
+        frozen: boolean;
+      };
       for (const [name, tensor] of tensors) {
         const ofTrits = name.endsWith('.scale') && tensors.has(name.replace(/scale$/, 'packed'));
         tensor.requiresGrad = !frozen && isFloat(tensor.dtype) && !ofTrits;
@@ -327,7 +346,7 @@ export class CausalLM extends Module {
       return CausalLM.fromState('load', config, tensors, deviceNamed(placement.device ?? 'auto'));
     } catch (error) {
       for (const tensor of tensors.values()) tensor.dispose();
-      if ([SyntaxError, OptionError, ShapeError, DTypeError].some((type) => error instanceof type)) {
+      if ([OptionError, ShapeError, DTypeError].some((type) => error instanceof type)) {
         throw new FormatError(`load: expected a whole model, got ${(error as Error).message}`, file, 8);
       }
       throw error;

@@ -2,7 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import * as path from 'node:path';
-import { checkBoolean, checkOptions, checkPath } from '../check.js';
+import { checkBoolean, checkFunction, checkOptions, checkPath } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import { FormatError, OptionError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
@@ -60,6 +60,7 @@ export async function convertModel(from: string, to: string, options: ConvertMod
   checkOptions(op, options, ['device', 'masters', 'verify', 'onWarning', 'format', 'ternary', 'metadata']);
   const { device, masters, verify, onWarning, ...output } = options;
   const trainable = checkBoolean(op, 'masters', masters ?? false);
+  if (onWarning !== undefined) checkFunction(op, 'onWarning', onWarning);
   checkPath(op, 'from', from);
   checkPath(op, 'to', to);
   if (path.resolve(from) === path.resolve(to))

@@ -3,7 +3,8 @@
 
 import { mkdir } from 'node:fs/promises';
 import * as path from 'node:path';
-import { checkOneOf, checkOptions, checkPath } from '../check.js';
+import { checkObject, checkOneOf, checkOptions, checkPath } from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
 import { writeAtomically } from '../formats/atomic-file.js';
 import { encodeTernary } from '../formats/encode-ternary.js';
@@ -15,7 +16,7 @@ import { Linear, TernaryLinear } from '../nn/linear.js';
 import { hasLora } from '../nn/lora.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import type { Tensor } from '../tensor.js';
-import type { CausalLM } from './causal-lm.js';
+import { CausalLM } from './causal-lm.js';
 import { ggufArchitecture, ggufMetadata, ggufRopeFactors, transformersConfig } from './config-files.js';
 import { llamaRowOrder, namesElsewhere, type Naming } from './tensor-names.js';
 
@@ -44,7 +45,10 @@ export interface ExportModelOptions {
 export async function exportModel(model: CausalLM, location: string, options: ExportModelOptions = {}): Promise<void> {
   const op = 'exportModel';
   checkOptions(op, options, ['format', 'ternary', 'metadata']);
+  if (!(model instanceof CausalLM))
+    throw new OptionError(`${op}: expected a CausalLM for model, got ${describe(model)}`);
   checkPath(op, 'location', location);
+  if (options.metadata !== undefined) checkObject(op, 'metadata', options.metadata);
   const format = checkOneOf(op, 'format', formatOf(location, options), ['transformers', 'gguf']);
   const ternary = checkOneOf(op, 'ternary', options.ternary ?? 'TQ2_0', ['TQ1_0', 'TQ2_0', 'I2_S']);
   if (hasLora(model)) throw new OptionError(`${op}: expected a model without LoRA adapters, got one with some`);

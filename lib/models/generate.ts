@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { noGrad } from '../autograd/tape.js';
 import { capture, type CapturedGraph } from '../capture.js';
-import { checkBoolean, checkInteger, checkOptions, checkPositive } from '../check.js';
+import { checkArray, checkBoolean, checkInteger, checkOptions, checkPositive, checkSignal } from '../check.js';
+import { describe } from '../describe.js';
 import { DeviceError, OptionError, ShapeError } from '../errors.js';
-import type { CacheOptions, DecodingCache } from '../nn/decoding-cache.js';
+import { DecodingCache, type CacheOptions } from '../nn/decoding-cache.js';
 import { cast } from '../ops/cast.js';
-import { Generator } from '../random.js';
+import { checkSeed, Generator } from '../random.js';
 import { outsideScopes, tidy } from '../scope.js';
 import { tensor, type Tensor } from '../tensor.js';
-import type { CausalLM } from './causal-lm.js';
+import { CausalLM } from './causal-lm.js';
 import { checkSamplingOptions, logProbabilities, sample, SAMPLING_OPTIONS, type SamplingOptions } from './sampling.js';
 
 /** Options of {@link generate}. */
@@ -109,11 +111,19 @@ async function* run(
   prompts: readonly (readonly number[])[],
   options: GenerateBatchOptions,
 ): AsyncGenerator<GeneratedToken> {
+  if (!(model instanceof CausalLM))
+    throw new OptionError(`${op}: expected a CausalLM for model, got ${describe(model)}`);
   const { vocabulary } = model.config;
   const maxTokens = checkInteger(op, 'maxTokens', options.maxTokens ?? 256, 1, 2 ** 24);
   const sampling = checkSamplingOptions(op, options, vocabulary);
   const penalty = checkPositive(op, 'repetitionPenalty', options.repetitionPenalty ?? 1);
   const withLog = checkBoolean(op, 'logProbabilities', options.logProbabilities ?? false);
+  checkSignal(op, options.signal);
+  const seed = checkSeed(op, options.seed ?? 0);
+  const stops = new Set(checkArray(op, 'stopTokens', options.stopTokens ?? []));
+  for (const id of stops) checkInteger(op, 'stopTokens', id, 0, 2 ** 31 - 1);
+  if (options.cache !== undefined && !(options.cache instanceof DecodingCache))
+    throw new OptionError(`${op}: expected a DecodingCache for cache, got ${describe(options.cache)}`);
   for (const prompt of prompts) {
     if (!Array.isArray(prompt) || prompt.length === 0)
       throw new OptionError(`${op}: expected a prompt of at least one token`);
@@ -126,8 +136,7 @@ async function* run(
   if (cache.batch !== batch) throw new OptionError(`${op}: expected a cache of ${batch} sequences, got ${cache.batch}`);
   if (cache.device !== model.device)
     throw new DeviceError(`${op}: expected a cache on ${model.device.id}, got one on ${cache.device.id}`);
-  const generators = prompts.map((_, sequence) => new Generator((options.seed ?? 0) + sequence));
-  const stops = new Set(options.stopTokens);
+  const generators = prompts.map((_, sequence) => new Generator(seed + sequence));
   const seen = prompts.map((prompt) => new Set(prompt));
   const going = prompts.map(() => true);
   let step: DecodingStep | null = null;
@@ -147,7 +156,7 @@ async function* run(
         next[sequence] = token;
         yield { sequence, token, finish, ...(logOf && { logProbability: logOf(token) }) };
       }
-      if (!going.includes(true) || options.signal?.aborted) return;
+      if (!going.includes(true) || (await isAborted(options.signal))) return;
       step ??= new DecodingStep(op, model, cache);
       logits = await step.run(next, going);
     }
@@ -186,7 +195,7 @@ async function readPrompts(
   const longest = Math.max(...prompts.map((each) => each.length));
   const all = new Float32Array(prompts.length * vocabulary);
   for (let begin = 0; begin < longest; begin += PROMPT_TOKENS) {
-    if (signal?.aborted) return null;
+    if (await isAborted(signal)) return null;
     const tokens = Math.min(PROMPT_TOKENS, longest - begin);
     const counts = prompts.map((each) => Math.max(0, Math.min(tokens, each.length - begin)));
     const ids = prompts.flatMap((each) => Array.from({ length: tokens }, (_, i) => each[begin + i] ?? 0));
@@ -209,7 +218,13 @@ async function readPrompts(
     } else await model.device.synchronize(); // so that a signal is not looked at long before its time
     logits.dispose();
   }
-  return signal?.aborted ? null : all;
+  return (await isAborted(signal)) ? null : all;
+}
+
+/** Lets the event loop turn first: a device that computes at the call leaves it no time, and the signal would not be aborted. */
+async function isAborted(signal: AbortSignal | undefined): Promise<boolean> {
+  if (signal) await nextTurn();
+  return signal?.aborted ?? false;
 }
 
 /** One more token of each sequence. Captured at first, where the device can do that, and replayed then. */

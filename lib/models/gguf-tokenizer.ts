@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { readFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { FormatError } from '../errors.js';
+import { describe } from '../describe.js';
 import type { GgufValue } from '../formats/gguf-values.js';
 import { GGUF_SPLITS } from '../text/gguf-splits.js';
+import { readJsonIfThere, readTextIfThere } from '../formats/json.js';
 
 /** The metadata of a GGUF file's tokenizer, and why it is none. */
 export interface GgufTokenizer {
@@ -28,13 +28,13 @@ const [NORMAL, CONTROL, USER_DEFINED, UNUSED] = [1, 3, 4, 5];
  */
 export async function readGgufTokenizer(folder: string, vocabulary: number): Promise<GgufTokenizer> {
   const none = (missing: string): GgufTokenizer => ({ metadata: { 'tokenizer.ggml.model': 'no_vocab' }, missing });
-  const json = await readJson(path.join(folder, 'tokenizer.json'));
+  const json = await readJsonIfThere(path.join(folder, 'tokenizer.json'));
   if (!json) return none('no tokenizer.json');
   const model = objectOf(json.model);
   const parts = [...partsOf(json.pre_tokenizer), ...partsOf(json.decoder)];
   const isByteLevel = parts.some(({ type }) => type === 'ByteLevel');
   if (model.type !== 'BPE' || model.byte_fallback === true || !isByteLevel)
-    return none(`a tokenizer that is no byte-level BPE, but ${String(model.type)}`);
+    return none(`a tokenizer that is no byte-level BPE, but ${describe(model.type)}`);
   const split = splitOf(json);
   if (split === null) return none('a way to split texts that has no name in llama.cpp');
   const round = tokensRound(json);
@@ -63,16 +63,6 @@ export async function readGgufTokenizer(folder: string, vocabulary: number): Pro
     'tokenizer.ggml.merges': merges,
   };
   return { metadata: { ...metadata, ...(await specialTokens(folder, round, tokens)) }, missing: null };
-}
-
-async function readJson(file: string): Promise<Json | null> {
-  try {
-    return objectOf(JSON.parse(await readFile(file, 'utf8')));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    if (error instanceof SyntaxError) throw new FormatError(`${file}: expected JSON, got ${error.message}`, file, 0);
-    throw error;
-  }
 }
 
 const objectOf = (value: unknown): Json =>
@@ -123,7 +113,7 @@ async function specialTokens(
   round: { begin: string | null; end: string | null },
   tokens: readonly string[],
 ): Promise<Record<string, GgufValue>> {
-  const read = async (name: string): Promise<Json> => (await readJson(path.join(folder, name))) ?? {};
+  const read = async (name: string): Promise<Json> => (await readJsonIfThere(path.join(folder, name))) ?? {};
   const [config, map] = [await read('tokenizer_config.json'), await read('special_tokens_map.json')];
   const found: Record<string, GgufValue> = {};
   const put = (key: string, token: unknown): void => {
@@ -148,14 +138,12 @@ async function specialTokens(
   const chat =
     typeof config.chat_template === 'string'
       ? config.chat_template
-      : await readText(path.join(folder, 'chat_template.jinja'));
+      : await textIfThere(path.join(folder, 'chat_template.jinja'));
   if (chat !== null) found['tokenizer.chat_template'] = chat;
   return found;
 }
 
-async function readText(file: string): Promise<string | null> {
-  return readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return null;
-    throw error;
-  });
+async function textIfThere(file: string): Promise<string | null> {
+  const bytes = await readTextIfThere(file);
+  return bytes && new TextDecoder().decode(bytes);
 }

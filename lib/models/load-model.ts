@@ -2,14 +2,15 @@
 // Copyright 2026 The Ternflash Authors
 
 import { existsSync } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { noGrad } from '../autograd/tape.js';
-import { checkBoolean, checkOneOf, checkOptions, checkPath } from '../check.js';
+import { checkBoolean, checkFunction, checkOneOf, checkOptions, checkPath } from '../check.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
 import { createDryDevice } from '../dry-device.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { DTypeError, FormatError, OptionError, ShapeError } from '../errors.js';
+import { readJson } from '../formats/json.js';
 import { openTensors } from '../formats/open-tensors.js';
 import { readFloats } from '../formats/read-floats.js';
 import { readTernary, type StoredTernary } from '../formats/read-ternary.js';
@@ -77,17 +78,9 @@ export async function openCheckpoint(location: string): Promise<Checkpoint> {
   }
 }
 
+/** What a config.json says. */
 async function readConfig(file: string): Promise<ModelConfig> {
-  const text = await readFile(file, 'utf8');
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(`${file}: expected JSON, got ${(error as Error).message}`, file, 0);
-  }
-  if (typeof json !== 'object' || json === null || Array.isArray(json))
-    throw new FormatError(`${file}: expected an object, got other JSON`, file, 0);
-  return readTransformersConfig(file, json as Record<string, unknown>);
+  return readTransformersConfig(file, await readJson(file));
 }
 
 /**
@@ -105,6 +98,7 @@ export async function loadModel(location: string, options: LoadModelOptions = {}
   const device = deviceNamed(options.device ?? 'auto');
   const trainable = checkBoolean(op, 'trainable', options.trainable ?? false);
   if (options.dtype !== undefined) checkOneOf(op, 'dtype', options.dtype, FLOAT_DTYPES);
+  if (options.onWarning !== undefined) checkFunction(op, 'onWarning', options.onWarning);
   checkPath(op, 'location', location);
   const own = await ownFile(location);
   if (own !== null) return loadOwn(own, options, device, trainable);

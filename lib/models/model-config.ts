@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import type { FloatDType } from '../dtype.js';
+import { describe } from '../describe.js';
 import { FormatError } from '../errors.js';
 import type { RopeScaling } from '../ops/rope-scaling.js';
 import type { CausalLMOptions } from './causal-lm.js';
@@ -41,7 +42,7 @@ export class Fields {
   ) {}
 
   fail(name: string, expected: string, got: unknown): never {
-    const shown = got === undefined ? 'none' : JSON.stringify(got);
+    const shown = got === undefined ? 'none' : describe(got);
     throw new FormatError(`${this.file}: expected ${expected} for ${this.prefix}${name}, got ${shown}`, this.file, 0);
   }
 
@@ -158,7 +159,12 @@ export function readTransformersConfig(file: string, json: Json): ModelConfig {
     ...special,
   };
   const dtype = fields.get('dtype') ?? fields.get('torch_dtype');
-  return { architecture: named, options, linear, dtype: DTYPES[String(dtype)] ?? null };
+  return {
+    architecture: named,
+    options,
+    linear,
+    dtype: typeof dtype === 'string' && Object.hasOwn(DTYPES, dtype) ? DTYPES[dtype] : null,
+  };
 }
 
 function linearWeights(fields: Fields, masters: boolean): LinearWeights {

@@ -2,8 +2,9 @@
 // Copyright 2026 The Ternflash Authors
 
 import { checkInteger, checkNumber, checkOptions, checkRange } from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
-import type { Generator } from '../random.js';
+import { Generator } from '../random.js';
 
 /**
  * How the next token is drawn from logits. The filters work in this order, that of Transformers (llama.cpp puts the temperature last): logits /
@@ -62,7 +63,11 @@ function newCandidates(room: number): Candidates {
  */
 export function sample(logits: Float32Array, options: SamplingOptions, generator: Generator): number {
   const op = 'sample';
+  if (!(logits instanceof Float32Array))
+    throw new OptionError(`${op}: expected a Float32Array for logits, got ${describe(logits)}`);
   checkOptions(op, options, SAMPLING_OPTIONS);
+  if (!(generator instanceof Generator))
+    throw new OptionError(`${op}: expected a Generator for generator, got ${describe(generator)}`);
   const checked = checkSamplingOptions(op, options, logits.length);
   if (checked.temperature === 0) return indexOfLargest(op, logits);
   const { count, ids, weights } = candidates(op, logits, checked);

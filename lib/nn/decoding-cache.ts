@@ -2,8 +2,9 @@
 // Copyright 2026 The Ternflash Authors
 
 import { isCapturing, refuseInCapture } from '../capturing.js';
-import { checkInteger, checkOneOf, checkOptions } from '../check.js';
-import type { Device } from '../device.js';
+import { checkInteger, checkObject, checkOneOf, checkOptions } from '../check.js';
+import { describe } from '../describe.js';
+import { Device } from '../device.js';
 import { FLOAT_DTYPES, type DType, type FloatDType } from '../dtype.js';
 import { DisposedError, OptionError, OutOfMemoryError, ShapeError } from '../errors.js';
 import { PAGE_STEP, type KvCache } from '../ops/kv-cache.js';
@@ -69,6 +70,11 @@ export class DecodingCache {
     const op = 'createCache';
     checkInteger(op, 'batch', batch, 1, 2 ** 31 - 1);
     checkInteger(op, 'capacity', capacity, 1, 2 ** 31 - 1);
+    checkObject(op, 'config', config);
+    for (const name of ['layers', 'keyHeads', 'headDim'] as const) checkInteger(op, name, config[name], 1, 2 ** 24);
+    checkOneOf(op, 'dtype', config.dtype, FLOAT_DTYPES);
+    if (!(device instanceof Device))
+      throw new OptionError(`${op}: expected a Device for device, got ${describe(device)}`);
     checkOptions(op, options, ['dtype', 'pageSize', 'pages']);
     const { keyHeads, headDim } = config;
     const dtype = checkOneOf(op, 'dtype', options.dtype ?? config.dtype, [...FLOAT_DTYPES, 'int8' as const]);
@@ -206,6 +212,8 @@ export class DecodingCache {
 
   private forEach(op: string, name: string, given: number | readonly number[]): readonly number[] {
     const each = typeof given === 'number' ? new Array<number>(this.batch).fill(given) : given;
+    if (!Array.isArray(each) || !Array.from(each).every((count) => typeof count === 'number'))
+      throw new OptionError(`${op}: expected a number or an array of numbers for ${name}, got ${describe(given)}`);
     if (each.length !== this.batch) throw new ShapeError(`${op}: expected ${this.batch} ${name}, got ${each.length}`);
     return each;
   }

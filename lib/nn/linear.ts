@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkOptions } from '../check.js';
+import { checkBoolean, checkFloat, checkInteger, checkOptions, checkShape, checkTogether } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import type { FloatDType } from '../dtype.js';
 import { bitLinear } from '../ops/bit-linear.js';
 import { linear } from '../ops/linear.js';
-import { quantizeTernary } from '../ops/quantize-ternary.js';
+import { checkTernary, quantizeTernary } from '../ops/quantize-ternary.js';
 import { ternaryMatmul } from '../ops/ternary-matmul.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { keep, tidy } from '../scope.js';
@@ -38,10 +38,14 @@ function initial(
   checkInteger(op, 'outputs', outputs, 1, 2 ** 31 - 1);
   checkOptions(op, options, OPTIONS);
   const { dtype = 'float32', device = 'auto', std = 1 / Math.sqrt(inputs) } = options;
-  return {
-    weight: parameter(randn([outputs, inputs], { std, dtype, device })),
-    bias: options.bias ? parameter(zeros([outputs], { dtype, device })) : null,
-  };
+  const hasBias = checkBoolean(op, 'bias', options.bias ?? false);
+  const weight = parameter(randn([outputs, inputs], { std, dtype, device }));
+  try {
+    return { weight, bias: hasBias ? parameter(zeros([outputs], { dtype, device })) : null };
+  } catch (error) {
+    weight.dispose();
+    throw error;
+  }
 }
 
 function adapted(x: Tensor, lora: LoraAdapter | null, base: () => Tensor): Tensor {
@@ -103,8 +107,19 @@ export class TernaryLinear extends Module {
     ({ weight: this.weight, bias: this.bias } = initial('TernaryLinear', inputs, outputs, options));
   }
 
-  /** A frozen layer of this weight and this bias, which is constant from now on: the layer takes them over. */
+  /**
+   * A frozen layer of this weight and this bias, which is constant from now on: the layer takes them over.
+   *
+   * @throws OptionError, ShapeError, DTypeError, DeviceError, DisposedError.
+   */
   static frozen(weight: TernaryTensor, bias: Tensor | null = null): TernaryLinear {
+    const op = 'TernaryLinear.frozen';
+    checkTernary(op, weight);
+    if (bias !== null) {
+      checkFloat(op, 'bias', bias);
+      checkShape(op, 'bias', bias, [weight.shape[0]], 'to match weight');
+      checkTogether(op, { weight: weight.scale, bias }, false);
+    }
     // Not by the constructor, which draws random weights.
     const layer = Object.create(TernaryLinear.prototype) as TernaryLinear;
     weight.tensors().forEach(keep);

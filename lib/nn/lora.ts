@@ -2,9 +2,19 @@
 // Copyright 2026 The Ternflash Authors
 
 import { isRecording, noGrad } from '../autograd/tape.js';
-import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkPositive, checkShape } from '../check.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkPositive,
+  checkShape,
+} from '../check.js';
+import { describe, shorten } from '../describe.js';
 import { FLOAT_DTYPES, isFloat, type FloatDType } from '../dtype.js';
 import { FormatError, OptionError } from '../errors.js';
+import { parseJsonText } from '../formats/json.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { add } from '../ops/binary.js';
 import { cast } from '../ops/cast.js';
@@ -96,6 +106,8 @@ export class LoraAdapter extends Module {
    * @throws ShapeError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
   forward(x: Tensor, y: Tensor): Tensor {
+    checkFloat('LoraAdapter', 'x', x);
+    checkFloat('LoraAdapter', 'y', y);
     return tidy(() => {
       const kept = this.training && isRecording() ? dropout(x, this.dropout) : x;
       const middle = linear(as(kept, this.a.dtype), this.a);
@@ -124,7 +136,7 @@ function dtypeOf({ weight, bias }: Adaptable, model: Module): FloatDType {
 
 /** The linear layers of a model by name. */
 function linearLayers(op: string, model: Module): Map<string, Adaptable> {
-  if (!(model instanceof Module)) throw new OptionError(`${op}: expected a Module for model, got ${typeof model}`);
+  if (!(model instanceof Module)) throw new OptionError(`${op}: expected a Module for model, got ${describe(model)}`);
   const found = [...model.modules()].filter((each): each is [string, Adaptable] => {
     return each[1] instanceof Linear || each[1] instanceof TernaryLinear;
   });
@@ -158,12 +170,12 @@ function chosen(
     return matching;
   }
   if (!Array.isArray(targets) || targets.length === 0) {
-    throw new OptionError(`${op}: expected a RegExp or an array of names for targets, got ${JSON.stringify(targets)}`);
+    throw new OptionError(`${op}: expected a RegExp or an array of names for targets, got ${describe(targets)}`);
   }
   const isNamed = (name: string, target: string): boolean => name === target || name.endsWith(`.${target}`);
   for (const target of targets as readonly string[]) {
     if (typeof target !== 'string' || !all.some(([name]) => isNamed(name, target))) {
-      throw new OptionError(`${op}: expected names of linear layers for targets, got ${JSON.stringify(target)}`);
+      throw new OptionError(`${op}: expected names of linear layers for targets, got ${describe(target)}`);
     }
   }
   return all.filter(([name]) => (targets as readonly string[]).some((target) => isNamed(name, target)));
@@ -377,14 +389,15 @@ function readScalings(op: string, file: string, metadata: Record<string, string>
     throw new FormatError(`${op}: expected adapters saved by saveLora, got format ${metadata.format}`, file, 8);
   }
   try {
-    const layers = JSON.parse(metadata.layers) as Record<string, Scaling>;
+    const layers = parseJsonText(file, 8, metadata.layers) as Record<string, Scaling>;
     for (const { alpha, dropout: probability } of Object.values(layers)) {
       checkPositive(op, 'alpha', alpha);
       dropoutThreshold(op, probability);
     }
     return layers;
   } catch {
-    throw new FormatError(`${op}: expected alpha and dropout by layer, got ${metadata.layers}`, file, 8);
+    const got = shorten(String(metadata.layers));
+    throw new FormatError(`${op}: expected alpha and dropout by layer, got ${got}`, file, 8);
   }
 }
 

@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import { noGrad } from '../autograd/tape.js';
-import { checkOptions, checkShape } from '../check.js';
+import { checkBoolean, checkOptions, checkShape, checkTensor } from '../check.js';
+import { describe } from '../describe.js';
 import { FLOAT_DTYPES, isFloat, type FloatDType } from '../dtype.js';
 import { DTypeError, OptionError } from '../errors.js';
 import { cast } from '../ops/cast.js';
@@ -65,8 +66,9 @@ export abstract class Module {
     return this._training;
   }
 
-  /** Turns dropout on, or off, in this module and all inside it. Gives the module. */
+  /** Turns dropout on, or off, in this module and all inside it. Gives the module. Throws OptionError. */
   train(mode = true): this {
+    checkBoolean('train', 'mode', mode);
     const visit = (value: unknown): void => {
       if (value instanceof Module) {
         value._training = mode;
@@ -116,13 +118,13 @@ export abstract class Module {
    * Turns every float tensor of the state into another dtype, rounding to nearest; packed ternary weights stay. The module holds new tensors
    * afterwards, without gradients, and those it held are disposed: make optimizers after this.
    *
-   * @throws DTypeError, DisposedError, OutOfMemoryError; nothing is changed then.
+   * @throws OptionError, DTypeError, DisposedError, OutOfMemoryError; nothing is changed then.
    */
   to(options: { dtype: FloatDType }): void {
     checkOptions('to', options, ['dtype']);
     const { dtype } = options;
     if (!FLOAT_DTYPES.includes(dtype)) {
-      throw new DTypeError(`to: expected one of ${FLOAT_DTYPES.join(', ')} for dtype, got ${String(dtype)}`);
+      throw new DTypeError(`to: expected one of ${FLOAT_DTYPES.join(', ')} for dtype, got ${describe(dtype)}`);
     }
     const places: { holder: Record<string, unknown>; field: string; from: Tensor }[] = [];
     const seen = new Set<object>();
@@ -179,12 +181,18 @@ export async function overwrite(
   own: ReadonlyMap<string, Tensor>,
   source: ReadonlyMap<string, Tensor>,
 ): Promise<void> {
+  if (!(source instanceof Map)) throw new OptionError(`${op}: expected a Map of tensors, got ${describe(source)}`);
   for (const name of source.keys()) {
-    if (!own.has(name)) throw new OptionError(`${op}: expected only the names of this state, got ${name}`);
+    if (!own.has(name))
+      throw new OptionError(
+        `${op}: expected only the names of this state, got ${typeof name === 'string' ? name : describe(name)}`,
+      );
   }
   for (const [name, target] of own) {
     const tensor = source.get(name);
     if (!tensor) throw new OptionError(`${op}: expected a tensor named ${name}, got none`);
+    checkTensor(op, name, tensor);
+    checkTensor(op, `${name} of this state`, target);
     checkShape(op, name, tensor, target.shape);
     if (tensor.dtype !== target.dtype) {
       throw new DTypeError(`${op}: expected ${name} of dtype ${target.dtype}, got ${tensor.dtype}`);

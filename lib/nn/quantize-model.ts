@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkOptions, checkTensor } from '../check.js';
+import { checkInteger, checkOptions, checkStrings, checkTensor } from '../check.js';
 import { isFloat } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import {
@@ -35,9 +35,7 @@ function checkModelOptions(op: string, options: QuantizeModelOptions): Checked {
   const { minLayerSize = 1024, skipPatterns = ['embed', 'norm', 'lm_head'], ...quantization } = options;
   checkQuantizeTernaryOptions(op, quantization);
   checkInteger(op, 'minLayerSize', minLayerSize, 0, 2 ** 53 - 1);
-  if (!Array.isArray(skipPatterns) || !skipPatterns.every((each) => typeof each === 'string' && each !== '')) {
-    throw new OptionError(`${op}: expected an array of strings that are not empty for skipPatterns`);
-  }
+  checkStrings(op, 'skipPatterns', skipPatterns);
   return { minLayerSize, skipPatterns, quantization };
 }
 

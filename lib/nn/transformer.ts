@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkPositive, checkShape } from '../check.js';
-import type { Device } from '../device.js';
-import type { FloatDType } from '../dtype.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  checkObject,
+  checkOneOf,
+  checkOptions,
+  checkPositive,
+  checkShape,
+} from '../check.js';
+import { describe } from '../describe.js';
+import { Device } from '../device.js';
+import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import { add } from '../ops/binary.js';
 import { dropout } from '../ops/dropout.js';
 import { flashAttention } from '../ops/flash-attention.js';
-import { flashAttentionVarlen } from '../ops/flash-attention-varlen.js';
+import { checkCuSeqlens, flashAttentionVarlen } from '../ops/flash-attention-varlen.js';
 import { flashAttentionWithKvCache } from '../ops/kv-cache.js';
 import { geglu, relu2Glu, swiglu } from '../ops/gated-activation.js';
 import { reshape } from '../ops/reshape.js';
@@ -85,6 +95,7 @@ export interface Placement {
 
 /** @internal */
 export function checkLayerConfig(op: string, config: LayerConfig): void {
+  checkObject(op, 'config', config);
   for (const name of ['hidden', 'heads', 'keyHeads', 'headDim', 'intermediate'] as const) {
     checkInteger(op, name, config[name], 1, 2 ** 24);
   }
@@ -92,6 +103,10 @@ export function checkLayerConfig(op: string, config: LayerConfig): void {
   checkPositive(op, 'ropeTheta', config.ropeTheta);
   checkPositive(op, 'normEps', config.normEps);
   dropoutThreshold(op, config.dropout);
+  for (const name of ['mlpBias', 'queryKeyNorm', 'ternary', 'subNorm'] as const) checkBoolean(op, name, config[name]);
+  checkOneOf(op, 'attentionBias', config.attentionBias, ['none', 'qkv', 'all']);
+  checkOneOf(op, 'activation', config.activation, ['swiglu', 'geglu', 'relu2Glu']);
+  checkOneOf(op, 'dtype', config.dtype, FLOAT_DTYPES);
   if (config.heads % config.keyHeads !== 0) {
     throw new OptionError(`${op}: expected keyHeads that divide ${config.heads} heads, got ${config.keyHeads}`);
   }
@@ -99,6 +114,13 @@ export function checkLayerConfig(op: string, config: LayerConfig): void {
     throw new OptionError(`${op}: expected an even headDim of at most 256, got ${config.headDim}`);
   }
   if (config.ropeScaling !== null) checkRopeScaling(op, config.ropeScaling, config.headDim);
+}
+
+function checkPlacement(op: string, placement: Placement): void {
+  checkOptions(op, placement, ['device', 'residualScale']);
+  if (!(placement.device instanceof Device))
+    throw new OptionError(`${op}: expected a Device for device, got ${describe(placement.device)}`);
+  checkPositive(op, 'residualScale', placement.residualScale);
 }
 
 function projection(
@@ -140,10 +162,12 @@ export class Attention extends Module {
    */
   constructor(
     private readonly _config: LayerConfig,
-    { device, residualScale }: Placement,
+    placement: Placement,
   ) {
     super();
     checkLayerConfig('Attention', _config);
+    checkPlacement('Attention', placement);
+    const { device, residualScale } = placement;
     const { hidden, heads, keyHeads, headDim } = _config;
     const bias = _config.attentionBias !== 'none';
     this.query = projection(hidden, heads * headDim, _config, device, { bias });
@@ -167,11 +191,17 @@ export class Attention extends Module {
    * @throws ShapeError, OptionError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
   forward(x: Tensor, context?: LayerCache | PackedDocuments): Tensor {
+    const op = 'Attention';
+    checkFloat(op, 'x', x);
+    checkShape(op, 'x', x, ['B', 'S', this._config.hidden]);
+    const { cache, documents } = partsOf(op, context);
     return tidy(() => {
       const { heads, keyHeads, headDim, ropeTheta: theta, ropeScaling, window: seen } = this._config;
       const [batch, sequence] = x.shape;
-      const { cache, documents } = partsOf(context);
-      if (documents) checkShape('Attention', 'x', x, [1, 'S', 'hidden'], 'of packed documents');
+      if (documents) {
+        checkShape(op, 'x', x, [1, 'S', 'hidden'], 'of packed documents');
+        checkCuSeqlens(op, 'cuSeqlens', documents.cuSeqlens, sequence);
+      }
       const positions = documents ? positionsIn(documents, x) : (cache?.positions ?? cache?.length ?? 0);
       const rotation = { theta, positions, ...(ropeScaling && { scaling: ropeScaling }) };
       const headsOf = (part: Linear | TernaryLinear, count: number): Tensor =>
@@ -194,11 +224,12 @@ export class Attention extends Module {
   }
 }
 
-function partsOf(context: LayerCache | PackedDocuments | undefined): {
-  cache?: LayerCache;
-  documents?: PackedDocuments;
-} {
-  if (!context) return {};
+function partsOf(
+  op: string,
+  context: LayerCache | PackedDocuments | undefined,
+): { cache?: LayerCache; documents?: PackedDocuments } {
+  if (context === undefined) return {};
+  checkObject(op, 'context', context);
   return 'cuSeqlens' in context ? { documents: context } : { cache: context };
 }
 
@@ -236,10 +267,12 @@ export class MLP extends Module {
    */
   constructor(
     private readonly _config: LayerConfig,
-    { device, residualScale }: Placement,
+    placement: Placement,
   ) {
     super();
     checkLayerConfig('MLP', _config);
+    checkPlacement('MLP', placement);
+    const { device, residualScale } = placement;
     const { hidden, intermediate, mlpBias: bias } = _config;
     this.gate = projection(hidden, intermediate, _config, device, { bias });
     this.up = projection(hidden, intermediate, _config, device, { bias });
@@ -281,6 +314,8 @@ export class TransformerBlock extends Module {
    */
   constructor(config: LayerConfig, placement: Placement) {
     super();
+    checkLayerConfig('TransformerBlock', config);
+    checkPlacement('TransformerBlock', placement);
     this.attentionNorm = norm(config.hidden, config, placement.device);
     this.attention = new Attention(config, placement);
     this.mlpNorm = norm(config.hidden, config, placement.device);
@@ -296,8 +331,8 @@ export class TransformerBlock extends Module {
    * @throws ShapeError, OptionError, DTypeError, DeviceError, DisposedError, OutOfMemoryError.
    */
   forward(x: Tensor, context?: LayerCache | PackedDocuments): Tensor {
+    const { cache } = partsOf('TransformerBlock', context);
     return tidy(() => {
-      const { cache } = partsOf(context);
       const drop = (part: Tensor): Tensor => (this.training && !cache ? dropout(part, this._dropout) : part);
       const mixed = add(x, drop(this.attention.forward(this.attentionNorm.forward(x), context)));
       return add(mixed, drop(this.mlp.forward(this.mlpNorm.forward(mixed))));

@@ -13,6 +13,7 @@ import {
   checkTogether,
   showShape,
 } from '../check.js';
+import { describe } from '../describe.js';
 import type { Device } from '../device.js';
 import { OptionError, ShapeError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
@@ -88,7 +89,7 @@ function checkCausal(op: string, causal: AttentionOptions['causal']): { causal: 
   if (causal === 'bottom-right' || causal === 'top-left') return { causal: true, topLeft: causal === 'top-left' };
   if (typeof causal === 'string')
     throw new OptionError(
-      `${op}: expected a boolean, "bottom-right" or "top-left" for causal, got "${String(causal)}"`,
+      `${op}: expected a boolean, "bottom-right" or "top-left" for causal, got ${describe(causal)}`,
     );
   return { causal: checkBoolean(op, 'causal', causal ?? false), topLeft: false };
 }
@@ -116,13 +117,13 @@ export function checkAttention(op: string, q: Tensor, sizes: Sizes, options: Att
   const { causal, topLeft } = checkCausal(op, options.causal);
   const window = options.window ?? [-1, -1];
   if (!Array.isArray(window) || window.length !== 2) {
-    throw new OptionError(`${op}: expected [left, right] for window, got ${JSON.stringify(window)}`);
+    throw new OptionError(`${op}: expected [left, right] for window, got ${describe(window)}`);
   }
   const windowLeft = checkInteger(op, 'window[0]', window[0] as number, -1, MAX_WINDOW);
   const windowRight = checkInteger(op, 'window[1]', window[1] as number, -1, MAX_WINDOW);
   const { alibiSlopes = null, sinks = null } = options;
-  if (alibiSlopes) checkAlibiSlopes(op, alibiSlopes, batch, heads);
-  if (sinks) {
+  if (alibiSlopes !== null) checkAlibiSlopes(op, alibiSlopes, batch, heads);
+  if (sinks !== null) {
     checkTensor(op, 'sinks', sinks, [...new Set(['float32' as const, q.dtype])]);
     checkShape(op, 'sinks', sinks, [heads], `to match q ${showShape(q.shape)}`);
   }

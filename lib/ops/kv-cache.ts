@@ -3,7 +3,16 @@
 
 import { refuseInCapture } from '../capturing.js';
 import type { KeyPages, TensorArg } from '../backend.js';
-import { checkFloat, checkInteger, checkOptions, checkShape, checkTensor, checkTogether, showShape } from '../check.js';
+import {
+  checkFloat,
+  checkInteger,
+  checkObject,
+  checkOptions,
+  checkShape,
+  checkTensor,
+  checkTogether,
+  showShape,
+} from '../check.js';
 import type { Device } from '../device.js';
 import { FLOAT_DTYPES } from '../dtype.js';
 import { OptionError, ShapeError } from '../errors.js';
@@ -62,6 +71,7 @@ export interface KvCacheAttentionOptions extends AttentionOptions {
  */
 export function flashAttentionWithKvCache(q: Tensor, cache: KvCache, options: KvCacheAttentionOptions = {}): Tensor {
   const op = 'flashAttentionWithKvCache';
+  checkObject(op, 'cache', cache);
   checkOptions(op, options, ['newK', 'newV', ...ATTENTION_OPTIONS]);
   const { device, capacity, keyHeads, pages, keyScales, valueScales } = checkCache(op, q, cache);
   const [batch, queries, heads, headDim] = q.shape;
@@ -71,11 +81,12 @@ export function flashAttentionWithKvCache(q: Tensor, cache: KvCache, options: Kv
     throw new OptionError(`${op}: expected both newK and newV or neither, got one`);
   if (newK && !lengths) refuseInCapture(op, 'count', device);
   const held = lengths ? 0 : checkInteger(op, 'cache.length', cache.length, 0, capacity);
-  const added = newK ? newK.shape[1] : 0;
-  if (newK && newV) {
+  let added = 0;
+  if (newK !== undefined && newV !== undefined) {
     checkFloat(op, 'newK', newK);
     checkFloat(op, 'newV', newV);
     checkShape(op, 'newK', newK, [batch, 'S', keyHeads, headDim], 'to match the cache');
+    added = newK.shape[1];
     checkShape(op, 'newV', newV, newK.shape, 'to match newK');
     checkTogether(op, { q, newK, newV });
     if (held + added > capacity)

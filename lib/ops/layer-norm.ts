@@ -60,12 +60,12 @@ export function layerNorm(
   const residual = options.residual ?? null;
   if (x.shape.length === 0) throw new ShapeError('layerNorm: expected x of shape [..., K], got a scalar');
   const cols = x.shape[x.shape.length - 1];
-  if (residual) {
+  if (residual !== null) {
     checkFloat('layerNorm', 'residual', residual);
     checkShape('layerNorm', 'residual', residual, x.shape, 'to match x');
   }
   for (const [name, each] of Object.entries({ weight, bias })) {
-    if (!each) continue;
+    if (each === null) continue;
     checkFloat('layerNorm', name, each);
     checkShape('layerNorm', name, each, [cols], 'to match the last axis of x');
   }

@@ -87,7 +87,7 @@ export function checkLinear(
   const k = x.shape[x.shape.length - 1];
   checkShape(op, 'weight', weight, ['N', k], 'to match the last axis of x');
   const n = weight.shape[0];
-  if (bias) {
+  if (bias !== null) {
     checkFloat(op, 'bias', bias);
     checkShape(op, 'bias', bias, [n], 'to match weight');
   }

@@ -3,6 +3,7 @@
 
 import type { TernaryMethod } from '../backend.js';
 import { checkFloat, checkNumber, checkOneOf, checkOptions, checkRange, checkShape } from '../check.js';
+import { describe } from '../describe.js';
 import { DisposedError, OptionError } from '../errors.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { empty, type Tensor } from '../tensor.js';
@@ -125,7 +126,7 @@ export function dequantizeTernary(weight: TernaryTensor, options: { dtype?: Floa
 /** @internal */
 export function checkTernary(op: string, weight: TernaryTensor): TernaryTensor {
   if (!(weight instanceof TernaryTensor))
-    throw new OptionError(`${op}: expected a TernaryTensor for weight, got ${String(weight)}`);
+    throw new OptionError(`${op}: expected a TernaryTensor for weight, got ${describe(weight)}`);
   if (weight.isDisposed)
     throw new DisposedError(`${op}: expected a live ternary tensor for weight, got a disposed one`);
   return weight;

@@ -45,11 +45,11 @@ export function rmsNorm(x: Tensor, weight: Tensor | null, options: RmsNormOption
   const residual = options.residual ?? null;
   if (x.shape.length === 0) throw new ShapeError('rmsNorm: expected x of shape [..., K], got a scalar');
   const cols = x.shape[x.shape.length - 1];
-  if (residual) {
+  if (residual !== null) {
     checkFloat('rmsNorm', 'residual', residual);
     checkShape('rmsNorm', 'residual', residual, x.shape, 'to match x');
   }
-  if (weight) {
+  if (weight !== null) {
     checkFloat('rmsNorm', 'weight', weight);
     checkShape('rmsNorm', 'weight', weight, [cols], 'to match the last axis of x');
   }

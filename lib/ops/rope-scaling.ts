@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { checkInteger, checkNumber, checkOneOf, checkOptions, checkPositive } from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
 
 /** How the frequencies of {@link rope} are changed so that a model reads more tokens than it was first trained on. */
@@ -44,7 +45,7 @@ const KEYS = {
 /** @internal Throws OptionError unless this is a scaling. */
 export function checkRopeScaling(op: string, scaling: RopeScaling, rotaryDim: number): RopeScaling {
   if (typeof scaling !== 'object' || scaling === null) {
-    throw new OptionError(`${op}: expected an object for scaling, got ${String(scaling)}`);
+    throw new OptionError(`${op}: expected an object for scaling, got ${describe(scaling)}`);
   }
   checkOneOf(op, 'scaling.type', scaling.type, ['linear', 'llama3', 'factors']);
   checkOptions(`${op} scaling`, scaling, KEYS[scaling.type]);

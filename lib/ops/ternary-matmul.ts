@@ -44,7 +44,7 @@ export function ternaryMatmul(x: Tensor, weight: TernaryTensor, options: Ternary
       `${op}: expected x of shape [..., ${k}] to match weight [${n}, ${k}], got [${x.shape.join(', ')}]`,
     );
   }
-  if (bias) {
+  if (bias !== null) {
     checkFloat(op, 'bias', bias);
     checkShape(op, 'bias', bias, [n], 'to match weight');
     checkTogether(op, { x, bias });

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkFloat, checkInteger, checkNumber, checkShape } from '../check.js';
+import { checkArray, checkFloat, checkInteger, checkNumber, checkOneOf, checkOptions, checkShape } from '../check.js';
+import { describe } from '../describe.js';
 import { device as deviceNamed, type Device, type DeviceName } from '../device.js';
-import { bytesPerElement, type FloatDType } from '../dtype.js';
+import { bytesPerElement, FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { fromBytes, type Tensor } from '../tensor.js';
 
@@ -61,14 +62,16 @@ export class TernaryTensor {
     options: { device?: DeviceName | Device } = {},
   ): TernaryTensor {
     const op = 'TernaryTensor.fromTrits';
+    if (checkArray(op, 'shape', shape).length !== 2)
+      throw new ShapeError(`${op}: expected [rows, columns] for shape, got ${describe(shape)}`);
     const [rows, cols] = shape;
     checkInteger(op, 'shape[0]', rows, 1, 2 ** 31 - 1);
     checkInteger(op, 'shape[1]', cols, 1, 2 ** 31 - 1);
-    if (trits.length !== rows * cols) throw new ShapeError(`${op}: expected ${rows * cols} trits, got ${trits.length}`);
-    const scales = typeof scale === 'number' ? Float32Array.of(scale) : Float32Array.from(scale);
-    if (scales.length !== 1 && scales.length !== rows)
-      throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${scales.length}`);
-    for (const each of scales) checkNumber(op, 'scale', each, 0);
+    const { length } = (trits ?? {}) as Partial<ArrayLike<number>>;
+    if (length !== rows * cols)
+      throw new ShapeError(`${op}: expected ${rows * cols} trits, got ${describe(length ?? trits)}`);
+    const scales = scalesOf(op, scale, rows);
+    checkOptions(op, options, ['device']);
     const rowBytes = Math.ceil(cols / 4);
     const bytes = new Uint8Array(rows * rowBytes).fill(FOUR_ZEROS);
     for (let row = 0; row < rows; row++) {
@@ -104,6 +107,7 @@ export class TernaryTensor {
 
   /** How many times smaller this is than the same matrix as `dtype`. */
   compressionRatio(dtype: FloatDType = 'float32'): number {
+    checkOneOf('TernaryTensor.compressionRatio', 'dtype', dtype, FLOAT_DTYPES);
     const [rows, cols] = this.shape;
     return (rows * cols * bytesPerElement(dtype)) / this.bytes;
   }
@@ -231,9 +235,18 @@ export class TernaryTensor {
   }
 }
 
+/** @internal One scale, or one for each row, none of them negative. */
+export function scalesOf(op: string, scale: number | ArrayLike<number>, rows: number): Float32Array {
+  const list = typeof scale === 'number' ? [scale] : scale;
+  const { length } = (list ?? {}) as Partial<ArrayLike<number>>;
+  if (length !== 1 && length !== rows)
+    throw new ShapeError(`${op}: expected 1 or ${rows} scales, got ${describe(length ?? list)}`);
+  return Float32Array.from({ length }, (_, i) => checkNumber(op, 'scale', list[i], 0));
+}
+
 function checkTrit(op: string, trit: number): number {
   if (trit !== -1 && trit !== 0 && trit !== 1)
-    throw new OptionError(`${op}: expected a trit of -1, 0 or 1, got ${String(trit)}`);
+    throw new OptionError(`${op}: expected a trit of -1, 0 or 1, got ${describe(trit)}`);
   return trit;
 }
 

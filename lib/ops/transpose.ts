@@ -3,6 +3,7 @@
 
 import { record } from '../autograd/tape.js';
 import { checkAxis, checkTensor } from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError, ShapeError } from '../errors.js';
 import { empty, type Tensor } from '../tensor.js';
 
@@ -29,10 +30,11 @@ export function transpose(x: Tensor, axes?: readonly number[]): Tensor {
   checkTensor('transpose', 'x', x);
   const rank = x.shape.length;
   if (!axes && rank < 2) throw new ShapeError(`transpose: expected x of at least two axes, got ${rank}`);
-  const order = (axes ?? swapLast(rank)).map((axis) => checkAxis('transpose', axis, rank));
-  if (order.length !== rank || new Set(order).size !== rank) {
-    throw new OptionError(`transpose: expected a permutation of ${rank} axes, got [${order.join(', ')}]`);
-  }
+  const given = axes ?? swapLast(rank);
+  const isList = Array.isArray(given) && given.length === rank;
+  const order = isList ? given.map((axis) => checkAxis('transpose', axis as number, rank)) : [];
+  if (!isList || new Set(order).size !== rank)
+    throw new OptionError(`transpose: expected a permutation of ${rank} axes, got ${describe(given)}`);
   const strides = rowMajorStrides(x.shape);
   const shape = order.map((axis) => x.shape[axis]);
   const out = empty('transpose', shape, x.dtype, x.device);

@@ -2,7 +2,8 @@
 // Copyright 2026 The Ternflash Authors
 
 import * as path from 'node:path';
-import { checkBoolean, checkOptions } from '../check.js';
+import { checkBoolean, checkObject, checkOptions, checkString } from '../check.js';
+import { describe } from '../describe.js';
 import { FormatError, OptionError } from '../errors.js';
 import { loadJinja } from './optional-packages.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
@@ -47,11 +48,13 @@ function readSources({ folder, tokenizerConfig, chatTemplate }: TokenizerFiles):
   return sources;
 }
 
-function checkMessages(op: string, messages: readonly ChatMessage[]): void {
+/** @internal Throws OptionError unless they are one or more. */
+export function checkMessages(op: string, messages: readonly ChatMessage[]): void {
+  // findIndex looks at holes, every does not.
   const fits =
     Array.isArray(messages) &&
     messages.length > 0 &&
-    messages.every((each) => typeof each?.role === 'string' && typeof each.content === 'string');
+    messages.findIndex((each) => typeof each?.role !== 'string' || typeof each.content !== 'string') < 0;
   if (!fits) throw new OptionError(`${op}: expected one or more {role, content}, both strings, for messages`);
 }
 
@@ -79,7 +82,8 @@ export class ChatTemplates {
   render(op: string, messages: readonly ChatMessage[], options: ChatTemplateOptions): string {
     checkOptions(op, options, ['addGenerationPrompt', 'template', 'variables']);
     checkMessages(op, messages);
-    const template = this.compile(op, options.template ?? DEFAULT_NAME);
+    if (options.variables !== undefined) checkObject(op, 'variables', options.variables);
+    const template = this.compile(op, checkString(op, 'template', options.template ?? DEFAULT_NAME));
     const variables = {
       ...this.specialTokens,
       // Templates ask whether there are any; Transformers too says that there are none.
@@ -106,7 +110,7 @@ export class ChatTemplates {
     if (source === undefined) {
       const got = this.sources.size === 0 ? 'a model without any' : `one with ${this.names.join(', ')}`;
       throw new OptionError(
-        `${op}: expected a model with the chat template ${JSON.stringify(name)}, got ${got} (${this.folder})`,
+        `${op}: expected a model with the chat template ${describe(name)}, got ${got} (${this.folder})`,
       );
     }
     const { Template } = loadJinja(op);

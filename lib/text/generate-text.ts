@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { checkObject } from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import { generate, type GenerateOptions } from '../models/generate.js';
 import type { ChatMessage } from './chat-template.js';
 import { TextStream } from './text-stream.js';
-import type { Tokenizer } from './tokenizer.js';
+import { Tokenizer } from './tokenizer.js';
 
 /** Options of {@link generateText}. */
 export interface GenerateTextOptions extends Omit<GenerateOptions, 'stopTokens' | 'cache'> {
@@ -27,10 +29,14 @@ export async function* generateText(
   prompt: string | readonly ChatMessage[],
   options: GenerateTextOptions = {},
 ): AsyncGenerator<string> {
+  const op = 'generateText';
+  checkObject(op, 'options', options);
   const { stop = [], ...rest } = options;
+  if (!(tokenizer instanceof Tokenizer))
+    throw new OptionError(`${op}: expected a Tokenizer for tokenizer, got ${describe(tokenizer)}`);
   const isText = typeof prompt === 'string';
   if (!isText && !Array.isArray(prompt))
-    throw new OptionError(`generateText: expected a text or messages for prompt, got ${typeof prompt}`);
+    throw new OptionError(`${op}: expected a text or messages for prompt, got ${describe(prompt)}`);
   const ids = isText ? tokenizer.encode(prompt) : tokenizer.encodeChat([...prompt]);
   const { stopTokens } = tokenizer;
   const stream = new TextStream(tokenizer, { stop, context: isText ? ids : [] });

@@ -3,7 +3,7 @@
 
 import { FormatError } from '../errors.js';
 import { openGguf } from '../formats/gguf.js';
-import { show } from '../formats/malformed.js';
+import { describe } from '../describe.js';
 import { GGUF_SPLITS, type GgufSplit } from './gguf-splits.js';
 import type { JsonObject, TokenizerFiles } from './tokenizer-files.js';
 
@@ -51,7 +51,7 @@ class GgufText {
     if (kind !== 'gpt2' && kind !== 'llama')
       throw this.fail(
         'a tokenizer of kind gpt2 (byte-level BPE) or llama (SentencePiece) for tokenizer.ggml.model',
-        show(kind),
+        describe(kind),
       );
     const vocabulary = this.vocabulary();
     const split = kind === 'gpt2' ? this.split(vocabulary) : null;
@@ -62,7 +62,7 @@ class GgufText {
     const [unk, bos, eos] = [id('unknown', usual.unk), id('bos', usual.bos), id('eos', usual.eos)];
     const flag = (key: string, otherwise: boolean): boolean => {
       const value = this.get(key) ?? otherwise;
-      if (typeof value !== 'boolean') throw this.fail(`a boolean for tokenizer.ggml.${key}`, show(value));
+      if (typeof value !== 'boolean') throw this.fail(`a boolean for tokenizer.ggml.${key}`, describe(value));
       return value;
     };
     const textOf = (token: number | null): string | null => (token === null ? null : vocabulary.tokens[token]);
@@ -114,14 +114,14 @@ class GgufText {
     const tokens = this.texts('tokens');
     const types = this.get('token_type') ?? new Int32Array(tokens.length).fill(NORMAL);
     if (!(types instanceof Int32Array) || types.length !== tokens.length)
-      throw this.fail(`${tokens.length} kinds of tokens for tokenizer.ggml.token_type`, show(types));
+      throw this.fail(`${tokens.length} kinds of tokens for tokenizer.ggml.token_type`, describe(types));
     return { tokens, types };
   }
 
   private texts(key: string): string[] {
     const value = this.get(key);
     if (!Array.isArray(value) || !value.every((each) => typeof each === 'string'))
-      throw this.fail(`texts for tokenizer.ggml.${key}`, value === undefined ? 'none' : show(value));
+      throw this.fail(`texts for tokenizer.ggml.${key}`, value === undefined ? 'none' : describe(value));
     return value;
   }
 
@@ -132,7 +132,7 @@ class GgufText {
     const split = GGUF_SPLITS.find((each) => each.name === name);
     if (split) return split;
     const names = GGUF_SPLITS.map((each) => each.name).join(', ');
-    throw this.fail(`one of ${names} for tokenizer.ggml.pre`, name === undefined ? 'none' : show(name));
+    throw this.fail(`one of ${names} for tokenizer.ggml.pre`, name === undefined ? 'none' : describe(name));
   }
 
   private tokenId({ tokens }: Vocabulary, name: string, otherwise: number | null): number | null {
@@ -140,7 +140,7 @@ class GgufText {
     const value = this.get(key) ?? otherwise;
     if (value === null) return null;
     if (!Number.isInteger(value) || (value as number) < 0 || (value as number) >= tokens.length)
-      throw this.fail(`a token from 0 to ${tokens.length - 1} for tokenizer.ggml.${key}`, show(value));
+      throw this.fail(`a token from 0 to ${tokens.length - 1} for tokenizer.ggml.${key}`, describe(value));
     return value as number;
   }
 
@@ -152,7 +152,7 @@ class GgufText {
       const space = merge.indexOf(' ', 1);
       const [left, right] = [merge.slice(0, space), merge.slice(space + 1)];
       if (space < 0 || ![left, right, left + right].every((each) => known.has(each)))
-        throw this.fail('two tokens that become a third in each of tokenizer.ggml.merges', show(merge));
+        throw this.fail('two tokens that become a third in each of tokenizer.ggml.merges', describe(merge));
       return [left, right];
     });
   }
@@ -160,14 +160,17 @@ class GgufText {
   private scores({ tokens }: Vocabulary): Float32Array {
     const scores = this.get('scores');
     if (scores instanceof Float32Array && scores.length === tokens.length) return scores;
-    throw this.fail(`${tokens.length} scores for tokenizer.ggml.scores`, scores === undefined ? 'none' : show(scores));
+    throw this.fail(
+      `${tokens.length} scores for tokenizer.ggml.scores`,
+      scores === undefined ? 'none' : describe(scores),
+    );
   }
 
   private templates(): { name: string; template: string }[] {
     const key = 'tokenizer.chat_template';
     return Object.entries(this.metadata).flatMap(([name, template]) => {
       if (name !== key && !name.startsWith(`${key}.`)) return [];
-      if (typeof template !== 'string') throw this.fail(`a text for ${name}`, show(template));
+      if (typeof template !== 'string') throw this.fail(`a text for ${name}`, describe(template));
       return [{ name: name === key ? 'default' : name.slice(key.length + 1), template }];
     });
   }

@@ -6,7 +6,8 @@ import { OptionError } from '../errors.js';
 /** One string or several, none of them empty. */
 export function checkStopStrings(op: string, stop: string | readonly string[]): readonly string[] {
   const list = typeof stop === 'string' ? [stop] : stop;
-  if (!Array.isArray(list) || list.some((each) => typeof each !== 'string' || each === ''))
+  // findIndex looks at holes, some does not.
+  if (!Array.isArray(list) || list.findIndex((each) => typeof each !== 'string' || each === '') >= 0)
     throw new OptionError(`${op}: expected a string or a list of strings, none of them empty, for stop`);
   return list as readonly string[];
 }

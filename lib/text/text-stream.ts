@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkBoolean, checkInteger, checkOptions } from '../check.js';
+import { checkBoolean, checkInteger, checkIterable, checkOptions } from '../check.js';
+import { describe } from '../describe.js';
+import { OptionError } from '../errors.js';
 import { checkStopStrings, StopStrings } from './stop-strings.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -47,7 +49,9 @@ export class TextStream {
     checkOptions(op, options, ['stop', 'context', 'skipSpecialTokens']);
     this.stops = new StopStrings(checkStopStrings(op, options.stop ?? []));
     this.skipSpecialTokens = checkBoolean(op, 'skipSpecialTokens', options.skipSpecialTokens ?? true);
-    for (const id of options.context ?? []) this.append(id);
+    if (typeof (tokenizer as Partial<Tokenizer> | null)?.decode !== 'function')
+      throw new OptionError(`${op}: expected a Tokenizer for tokenizer, got ${describe(tokenizer)}`);
+    for (const id of checkIterable(op, 'context', options.context ?? [])) this.append(id);
     this.window = this.window.slice(-WINDOW);
     this.given = settledLength(this.text());
   }

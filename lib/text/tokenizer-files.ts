@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { readFile, readdir, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { FormatError } from '../errors.js';
+import { readJsonIfThere, readTextIfThere } from '../formats/json.js';
 
 /** A JSON object of a checkpoint's folder. */
 export type JsonObject = Record<string, unknown>;
@@ -28,34 +29,6 @@ export interface TokenizerFiles {
   chatTemplate: string | null;
 }
 
-/** The text of a file, or null if there is none. */
-async function readIfThere(file: string): Promise<string | null> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw error;
-  }
-}
-
-async function readObject(file: string): Promise<JsonObject | null> {
-  const text = await readIfThere(file);
-  if (text === null) return null;
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(`${file}: expected JSON, got ${(error as Error).message}`, file, 0);
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new FormatError(
-      `${file}: expected a JSON object, got ${Array.isArray(value) ? 'a list' : typeof value}`,
-      file,
-      0,
-    );
-  return value as JsonObject;
-}
-
 /** Says what there is instead of tokenizer.json, and what to do about it. */
 async function withoutTokenizer(op: string, folder: string): Promise<FormatError> {
   const fail = (got: string): FormatError =>
@@ -74,7 +47,7 @@ async function withoutTokenizer(op: string, folder: string): Promise<FormatError
 
 /** Reads what a folder says of text. */
 export async function readTokenizerFiles(op: string, folder: string): Promise<TokenizerFiles> {
-  const read = (name: string): Promise<JsonObject | null> => readObject(path.join(folder, name));
+  const read = (name: string): Promise<JsonObject | null> => readJsonIfThere(path.join(folder, name));
   // A folder that is a file reads as ENOTDIR, of which withoutTokenizer says more.
   const tokenizer = await read('tokenizer.json').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOTDIR') return null;
@@ -86,7 +59,7 @@ export async function readTokenizerFiles(op: string, folder: string): Promise<To
     read('special_tokens_map.json'),
     read('generation_config.json'),
     read('config.json'),
-    readIfThere(path.join(folder, 'chat_template.jinja')),
+    readTextIfThere(path.join(folder, 'chat_template.jinja')),
   ]);
   return {
     folder,
@@ -96,6 +69,6 @@ export async function readTokenizerFiles(op: string, folder: string): Promise<To
     specialTokensMap: specialTokensMap ?? {},
     generationConfig: generationConfig ?? {},
     modelConfig: modelConfig ?? {},
-    chatTemplate,
+    chatTemplate: chatTemplate && new TextDecoder().decode(chatTemplate),
   };
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkBoolean, checkInteger, checkOptions } from '../check.js';
+import { checkBoolean, checkInteger, checkIterable, checkOptions, checkPath, checkString } from '../check.js';
 import { FormatError, OptionError } from '../errors.js';
 import { isGguf } from '../formats/open-tensors.js';
 import { ChatTemplates, type ChatMessage, type ChatTemplateOptions } from './chat-template.js';
@@ -110,8 +110,7 @@ export class Tokenizer {
    */
   static async load(location: string): Promise<Tokenizer> {
     const op = 'Tokenizer.load';
-    if (typeof location !== 'string')
-      throw new OptionError(`${op}: expected a path for location, got ${String(location)}`);
+    checkPath(op, 'location', location);
     const read = (await isGguf(location)) ? readGgufText : readTokenizerFiles;
     return new Tokenizer(await read(op, location));
   }
@@ -133,7 +132,7 @@ export class Tokenizer {
    */
   encode(text: string, options: EncodeOptions = {}): number[] {
     const op = 'encode';
-    if (typeof text !== 'string') throw new OptionError(`${op}: expected a string for text, got ${String(text)}`);
+    checkString(op, 'text', text);
     checkOptions(op, options, ['addSpecialTokens']);
     const add = checkBoolean(op, 'addSpecialTokens', options.addSpecialTokens ?? true);
     const { ids } = this.inner.encode(text, { add_special_tokens: add });
@@ -160,7 +159,8 @@ export class Tokenizer {
     checkOptions(op, options, ['skipSpecialTokens']);
     const skip = checkBoolean(op, 'skipSpecialTokens', options.skipSpecialTokens ?? true);
     const shown: number[] = [];
-    for (const id of ids) if (this.isShown(checkInteger(op, 'ids', id, 0, 2 ** 31 - 1), skip)) shown.push(id);
+    for (const id of checkIterable(op, 'ids', ids))
+      if (this.isShown(checkInteger(op, 'ids', id, 0, 2 ** 31 - 1), skip)) shown.push(id);
     if (shown.length === 0) return '';
     return this.inner.decode(shown, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
   }
@@ -170,9 +170,9 @@ export class Tokenizer {
     return this.inner.id_to_token(id) !== undefined && !(skipSpecialTokens && this.special.has(id));
   }
 
-  /** The id of a token by its text, as tokenizer.json writes it; null if there is none. */
+  /** The id of a token by its text, as tokenizer.json writes it; null if there is none. Throws OptionError. */
   tokenId(token: string): number | null {
-    return this.inner.token_to_id(token) ?? null;
+    return this.inner.token_to_id(checkString('tokenId', 'token', token)) ?? null;
   }
 
   /** Names of the model's chat templates; most models have one, `default`, and those that were not made for conversations none. */

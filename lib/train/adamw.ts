@@ -3,15 +3,18 @@
 
 import { refuseInCapture } from '../capturing.js';
 import {
+  checkArray,
   checkBoolean,
   checkFloat,
   checkInteger,
   checkNumber,
+  checkObject,
   checkOptions,
   checkPositive,
   checkShape,
   checkTensor,
 } from '../check.js';
+import { describe } from '../describe.js';
 import { DeviceError, DTypeError, OptionError } from '../errors.js';
 import { overwrite } from '../nn/module.js';
 import { keep } from '../scope.js';
@@ -60,7 +63,7 @@ interface Slot {
 
 function checkBeta(value: number, name: string): number {
   if (typeof value !== 'number' || !(value >= 0 && value < 1)) {
-    throw new OptionError(`AdamW: expected a number from 0 to below 1 for ${name}, got ${String(value)}`);
+    throw new OptionError(`AdamW: expected a number from 0 to below 1 for ${name}, got ${describe(value)}`);
   }
   return value;
 }
@@ -85,16 +88,21 @@ export class AdamW {
     const op = 'AdamW';
     checkOptions(op, options, ['learningRate', 'betas', 'eps', 'weightDecay', 'masterWeights']);
     this.learningRate = checkNumber(op, 'learningRate', options.learningRate ?? 1e-3, 0);
-    const [beta1, beta2] = options.betas ?? [0.9, 0.999];
+    const betas = options.betas ?? [0.9, 0.999];
+    if (checkArray(op, 'betas', betas).length !== 2)
+      throw new OptionError(`${op}: expected two numbers for betas, got ${describe(betas)}`);
+    const [beta1, beta2] = betas;
     this.betas = [checkBeta(beta1, 'betas[0]'), checkBeta(beta2, 'betas[1]')];
     this.eps = checkPositive(op, 'eps', options.eps ?? 1e-8);
     const weightDecay = checkNumber(op, 'weightDecay', options.weightDecay ?? 0.01, 0);
     const masterWeights = checkBoolean(op, 'masterWeights', options.masterWeights ?? true);
     const decays = new Map<Tensor, number>();
-    for (const each of parameters) {
-      const group: ParameterGroup = 'parameters' in each ? each : { parameters: [each] };
+    for (const each of checkArray<Tensor | ParameterGroup>(op, 'parameters', parameters)) {
+      const isGroup = typeof each === 'object' && each !== null && 'parameters' in each;
+      const group: ParameterGroup = isGroup ? each : { parameters: [each] };
+      if (isGroup) checkOptions(op, group, ['parameters', 'weightDecay']);
       const decay = checkNumber(op, 'weightDecay', group.weightDecay ?? weightDecay, 0);
-      for (const parameter of group.parameters) {
+      for (const parameter of checkArray(op, 'parameters', group.parameters)) {
         checkFloat(op, 'parameter', parameter);
         if (decays.has(parameter)) {
           throw new OptionError(
@@ -139,7 +147,7 @@ export class AdamW {
     checkOptions(op, options, ['coefficient']);
     const learningRate = checkNumber(op, 'learningRate', this.learningRate, 0);
     const { coefficient } = options;
-    if (coefficient && checkTensor(op, 'coefficient', coefficient, ['float32']).size !== 1) {
+    if (coefficient !== undefined && checkTensor(op, 'coefficient', coefficient, ['float32']).size !== 1) {
       checkShape(op, 'coefficient', coefficient, []);
     }
     const ready = this.slots.filter((slot) => checkTensor(op, 'parameter', slot.parameter).grad !== null);
@@ -197,6 +205,7 @@ export class AdamW {
    */
   async loadState(state: AdamWState): Promise<void> {
     const op = 'AdamW.loadState';
+    checkObject(op, 'state', state);
     const stepCount = checkInteger(op, 'stepCount', state.stepCount, 0, Number.MAX_SAFE_INTEGER);
     await overwrite(op, this.state().tensors, state.tensors);
     this.stepCount = stepCount;

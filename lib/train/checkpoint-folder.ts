@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import type { DeviceName, Device } from '../device.js';
+import { checkPath } from '../check.js';
+import { describe } from '../describe.js';
 import { FormatError } from '../errors.js';
 import { removePartials, writeAtomically } from '../formats/atomic-file.js';
+import { parseJsonText, readTextIfThere } from '../formats/json.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { Tensor } from '../tensor.js';
 import type { Json } from './data.js';
@@ -20,6 +23,7 @@ export interface CheckpointContent {
 
 const FORMAT = 'ternflash-training-checkpoint';
 const LATEST = 'latest';
+const MAX_NAME_BYTES = 1024;
 const NAME = /^step-(\d{8,})\.safetensors$/;
 
 /**
@@ -37,15 +41,11 @@ export class CheckpointFolder {
   /** The newest checkpoint; null if there is none. Throws FormatError if `latest` does not name one. */
   async latest(): Promise<string | null> {
     const file = path.join(this.folder, LATEST);
-    const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return null;
-      throw error;
-    });
-    if (text === null) return null;
-    const name = text.trim();
-    if (!NAME.test(name)) {
-      throw new FormatError(`${file}: expected the name of a checkpoint, got ${JSON.stringify(name)}`, file, 0);
-    }
+    const bytes = await readTextIfThere(file, MAX_NAME_BYTES);
+    if (bytes === null) return null;
+    const name = new TextDecoder().decode(bytes).trim();
+    if (!NAME.test(name))
+      throw new FormatError(`${file}: expected the name of a checkpoint, got ${describe(name)}`, file, 0);
     return path.join(this.folder, name);
   }
 
@@ -81,6 +81,7 @@ export async function readTrainingCheckpoint(
   file: string,
   options: { device?: DeviceName | Device } = {},
 ): Promise<CheckpointContent> {
+  checkPath('readTrainingCheckpoint', 'file', file);
   const { tensors, metadata } = await readSafetensors(file, options);
   try {
     if (metadata.format !== FORMAT || metadata.version !== '1') {
@@ -90,12 +91,9 @@ export async function readTrainingCheckpoint(
         8,
       );
     }
-    return { tensors, state: JSON.parse(metadata.state) as CheckpointContent['state'] };
+    return { tensors, state: parseJsonText(file, 8, metadata.state) as CheckpointContent['state'] };
   } catch (error) {
     for (const tensor of tensors.values()) tensor.dispose();
-    if (error instanceof SyntaxError) {
-      throw new FormatError(`${file}: expected the state of a run, got ${error.message}`, file, 8);
-    }
     throw error;
   }
 }

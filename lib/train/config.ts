@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkOneOf, checkOptions } from '../check.js';
+import { checkInteger, checkObject, checkOneOf, checkOptions } from '../check.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import type { CausalLM } from '../models/causal-lm.js';
-import { OptionError } from '../errors.js';
+import { resolveCheckpointConfig } from '../nn/checkpoint-config.js';
 import { resolveLossScale, type LossScaleConfig } from './loss-scaler.js';
 
 /** In which dtypes a model is trained, and how its loss is scaled. */
@@ -79,17 +79,15 @@ export function trainingConfig(options: Partial<TrainingConfig> = {}): TrainingC
     gradientAccumulation: size('gradientAccumulation', 4),
   };
   let { mixedPrecision = fp16() } = options;
-  if (mixedPrecision) {
+  if (mixedPrecision !== null) {
+    checkObject(op, 'mixedPrecision', mixedPrecision);
     mixedPrecision = {
       compute: checkOneOf(op, 'mixedPrecision.compute', mixedPrecision.compute, FLOAT_DTYPES),
       master: checkOneOf(op, 'mixedPrecision.master', mixedPrecision.master, ['float32']),
       ...resolveLossScale(`${op}.mixedPrecision`, lossScaleOf(mixedPrecision)),
     };
   }
-  // What is in it is the model's to check.
   const checkpoint = options.checkpoint ?? {};
-  if (typeof checkpoint !== 'object') {
-    throw new OptionError(`${op}: expected an object for checkpoint, got ${typeof checkpoint}`);
-  }
+  resolveCheckpointConfig(checkpoint);
   return { ...sizes, mixedPrecision, checkpoint: { enabled: true, every: 1, ...checkpoint } };
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
-import type { ChatMessage } from '../text/chat-template.js';
+import { checkMessages, type ChatMessage } from '../text/chat-template.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 
 /** The tokens of a document. */
@@ -25,16 +26,23 @@ export function encodeWithCuts(
   cuts: readonly number[],
 ): { ids: readonly number[]; at: number[] } {
   const whole = encode(text, true);
+  const parts = [0, ...cuts].map((begin, part) => encode(text.slice(begin, cuts[part]), part === 0));
+  const together = parts.flat();
+  const at: number[] = [];
+  parts.slice(0, -1).forEach((part, i) => at.push((at[i - 1] ?? 0) + part.length));
+  if (together.length === whole.length && together.every((id, i) => id === whole[i])) return { ids: whole, at };
+  // A part may begin otherwise than it goes on, with a space of its own.
   const heads = cuts.map((cut) => encode(text.slice(0, cut), true));
   if (heads.every((head) => head.every((id, i) => id === whole[i])))
     return { ids: whole, at: heads.map(({ length }) => length) };
-  const ids: number[] = [];
-  const at: number[] = [];
-  [0, ...cuts].forEach((begin, part) => {
-    if (part > 0) at.push(ids.length);
-    ids.push(...encode(text.slice(begin, cuts[part]), part === 0));
-  });
-  return { ids, at };
+  return { ids: together, at };
+}
+
+/** @internal Throws OptionError unless it can encode texts and conversations. */
+export function checkTokenizer(op: string, tokenizer: Pick<Tokenizer, 'encode' | 'applyChatTemplate'>): void {
+  const { encode, applyChatTemplate } = (tokenizer ?? {}) as Partial<Tokenizer>;
+  if (typeof encode !== 'function' || typeof applyChatTemplate !== 'function')
+    throw new OptionError(`${op}: expected a Tokenizer for tokenizer, got ${describe(tokenizer)}`);
 }
 
 /**
@@ -47,6 +55,8 @@ export function encodeConversation(
   tokenizer: Pick<Tokenizer, 'encode' | 'applyChatTemplate'>,
   messages: readonly ChatMessage[],
 ): EncodedDocument {
+  checkTokenizer('encodeConversation', tokenizer);
+  checkMessages('encodeConversation', messages);
   const render = (count: number, addGenerationPrompt: boolean): string =>
     tokenizer.applyChatTemplate(messages.slice(0, count), { addGenerationPrompt });
   const whole = render(messages.length, false);
@@ -59,7 +69,11 @@ export function encodeConversation(
   const encode = (text: string): readonly number[] => tokenizer.encode(text, { addSpecialTokens: false });
   const { ids, at } = encodeWithCuts(encode, whole, cuts);
   // Outside before the first cut, inside before the second, and so on.
-  const trained = ids.map((_, i) => at.filter((begin) => begin <= i).length % 2 === 1);
+  let passed = 0;
+  const trained = ids.map((_, i) => {
+    while (passed < at.length && at[passed] <= i) passed++;
+    return passed % 2 === 1;
+  });
   return { ids, trained };
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkOneOf, checkOptions } from '../check.js';
+import { checkInteger, checkNumber, checkObject, checkOneOf, checkOptions } from '../check.js';
+import { describe } from '../describe.js';
 import type { Device, DeviceName } from '../device.js';
 import { OptionError } from '../errors.js';
 import { checkSeed } from '../random.js';
@@ -41,14 +42,27 @@ export interface TokenBatch extends Batch {
   readonly cuSeqlens?: Int32Array;
 }
 
-/** The ids and targets of a batch as int32 tensors [rows, sequence]. */
+/** The ids and targets of a batch as int32 tensors [rows, sequence]. Throws OptionError, ShapeError, DeviceError, OutOfMemoryError. */
 export function batchTensors(
   batch: TokenBatch,
   options: { device?: DeviceName | Device } = {},
 ): { ids: Tensor; targets: Tensor } {
-  checkOptions('batchTensors', options, ['device']);
+  const op = 'batchTensors';
+  checkOptions(op, options, ['device']);
+  checkObject(op, 'batch', batch);
+  for (const name of ['ids', 'targets'] as const) {
+    if (!(batch[name] instanceof Int32Array))
+      throw new OptionError(`${op}: expected an Int32Array for ${name}, got ${describe(batch[name])}`);
+  }
+  checkNumber(op, 'count', batch.count, 0);
   const made = { ...options, shape: [batch.rows, batch.sequence] };
-  return { ids: tensor(batch.ids, made), targets: tensor(batch.targets, made) };
+  const ids = tensor(batch.ids, made);
+  try {
+    return { ids, targets: tensor(batch.targets, made) };
+  } catch (error) {
+    ids.dispose();
+    throw error;
+  }
 }
 
 /** Tokens of a text. */
@@ -97,7 +111,7 @@ export class TokenDataset implements BatchSource<TokenBatch> {
     const op = 'TokenDataset';
     if (!isTokenArray(tokens)) {
       throw new OptionError(
-        `${op}: expected a Uint16Array, Uint32Array or Int32Array for tokens, got ${typeof tokens}`,
+        `${op}: expected a Uint16Array, Uint32Array or Int32Array for tokens, got ${describe(tokens)}`,
       );
     }
     checkOptions(op, options, ['batchSize', 'sequenceLength', 'order', 'seed', 'stride', 'ignoreToken']);
@@ -152,7 +166,7 @@ export class TokenDataset implements BatchSource<TokenBatch> {
     const given = state as Record<string, unknown> | null;
     for (const [name, own] of Object.entries(this.identity())) {
       if (given?.[name] !== own) {
-        throw new OptionError(`${op}: expected ${String(own)} for ${name}, got ${String(given?.[name])}`);
+        throw new OptionError(`${op}: expected ${String(own)} for ${name}, got ${describe(given?.[name])}`);
       }
     }
     const { epoch, window } = given as { epoch: number; window: number };

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkOneOf, checkOptions, checkRange } from '../check.js';
+import {
+  checkInteger,
+  checkIterable,
+  checkObject,
+  checkOneOf,
+  checkOptions,
+  checkRange,
+  checkSignal,
+} from '../check.js';
+import { describe } from '../describe.js';
 import { FormatError, OptionError } from '../errors.js';
 import { lineError, readJsonl } from '../formats/jsonl.js';
 import { checkSeed } from '../random.js';
@@ -98,7 +107,7 @@ export class DocumentDataset implements BatchSource<DocumentBatch> {
       this.options = resolveOptions(op, options as DocumentDatasetOptions);
       this.store = new DocumentStore();
       const { encoder } = options as DocumentDatasetOptions;
-      for (const each of documents) {
+      for (const each of checkIterable(op, 'documents', documents)) {
         const document = documentOf(each);
         if (!document) throw new OptionError(`${op}: expected ${DOCUMENT_FORMS} for a document, got another value`);
         this.store.add(encodeDocument(op, document, encoder));
@@ -127,14 +136,16 @@ export class DocumentDataset implements BatchSource<DocumentBatch> {
     options: DocumentDatasetOptions & { signal?: AbortSignal },
   ): Promise<DocumentDataset> {
     const op = 'DocumentDataset.read';
+    checkObject(op, 'options', options);
     const { signal, ...rest } = options;
+    checkSignal(op, signal);
     const resolved = resolveOptions(op, rest);
     const store = new DocumentStore();
     for await (const { value, ...place } of readJsonl(file)) {
       signal?.throwIfAborted();
       const document = documentOf(value);
       if (!document) {
-        const shown = JSON.stringify(value);
+        const shown = JSON.stringify(value); // a line has few brackets in each other
         const got = shown.length > 80 ? `${shown.slice(0, 80)}…` : shown;
         throw lineError(file, place, DOCUMENT_FORMS, got);
       }
@@ -230,7 +241,7 @@ export class DocumentDataset implements BatchSource<DocumentBatch> {
     const given = state as Record<string, unknown> | null;
     for (const [name, own] of Object.entries(this.identity())) {
       if (given?.[name] !== own) {
-        throw new OptionError(`${op}: expected ${String(own)} for ${name}, got ${String(given?.[name])}`);
+        throw new OptionError(`${op}: expected ${String(own)} for ${name}, got ${describe(given?.[name])}`);
       }
     }
     const { epoch, position } = given as { epoch: number; position: number };
@@ -285,7 +296,7 @@ function resolveOptions(op: string, options: DocumentDatasetOptions): Resolved {
   checkOptions(op, options, OPTION_KEYS);
   if (typeof (options.encoder as DocumentEncoder | undefined)?.encode !== 'function')
     throw new OptionError(
-      `${op}: expected an object with a function encode for encoder, got ${typeof options.encoder}`,
+      `${op}: expected an object with a function encode for encoder, got ${describe(options.encoder)}`,
     );
   const maxTokens = checkInteger(op, 'maxTokens', options.maxTokens ?? 8192, 1, 2 ** 31 - 1);
   return {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger } from '../check.js';
+import { checkArray, checkInteger } from '../check.js';
 import { OptionError } from '../errors.js';
 import type { ChatMessage } from '../text/chat-template.js';
 import type { Tokenizer } from '../text/tokenizer.js';
-import { encodeConversation, encodeWithCuts, type EncodedDocument } from './conversation.js';
+import { checkTokenizer, encodeConversation, encodeWithCuts, type EncodedDocument } from './conversation.js';
 
 /**
  * A document to learn from: a text, all of which is learnt; a completion, learnt after its prompt; or a conversation, of which the messages of the
@@ -37,10 +37,11 @@ export interface DocumentEncoder {
   readonly endToken?: number | null;
 }
 
-/** Encodes documents as a checkpoint's tokenizer and chat template say. */
+/** Encodes documents as a checkpoint's tokenizer and chat template say. Throws OptionError unless it is a tokenizer. */
 export function documentEncoder(
   tokenizer: Pick<Tokenizer, 'encode' | 'applyChatTemplate' | 'eosToken'>,
 ): DocumentEncoder {
+  checkTokenizer('documentEncoder', tokenizer);
   return {
     encode: (text, options) => tokenizer.encode(text, options),
     encodeChat: (messages) => encodeConversation(tokenizer, messages),
@@ -60,7 +61,9 @@ export function documentOf(value: unknown): TrainingDocument | null {
       const { role, content } = (each ?? {}) as Record<string, unknown>;
       return typeof role === 'string' && typeof content === 'string';
     };
-    return Array.isArray(messages) && messages.length > 0 && messages.every(isMessage) ? { messages } : null;
+    return Array.isArray(messages) && messages.length > 0 && messages.findIndex((each) => !isMessage(each)) < 0
+      ? { messages }
+      : null;
   }
   if (prompt !== undefined || completion !== undefined)
     return typeof prompt === 'string' && typeof completion === 'string' ? { prompt, completion } : null;
@@ -73,12 +76,18 @@ export const DOCUMENT_FORMS = '{text}, {prompt, completion} or {messages: [{role
 /** @internal @throws OptionError if the encoder gives no tokens, or cannot encode conversations and is given one. */
 export function encodeDocument(op: string, document: TrainingDocument, encoder: DocumentEncoder): EncodedDocument {
   const encoded = tokensOf(op, document, encoder);
+  checkArray(op, 'trained of encodeChat', checkTokens(op, encoded).trained);
   if (encoded.ids.length !== encoded.trained.length) {
     throw new OptionError(
       `${op}: expected as many trained as ids of encodeChat, got ${encoded.trained.length} and ${encoded.ids.length}`,
     );
   }
-  for (const id of encoded.ids) checkInteger(op, 'a token', id, 0, 2 ** 31 - 1);
+  return encoded;
+}
+
+function checkTokens(op: string, encoded: EncodedDocument): EncodedDocument {
+  const ids = (encoded as Partial<EncodedDocument> | null)?.ids as readonly number[];
+  for (const id of checkArray(op, 'the tokens of a document', ids)) checkInteger(op, 'a token', id, 0, 2 ** 31 - 1);
   return encoded;
 }
 
@@ -90,9 +99,12 @@ function tokensOf(op: string, document: TrainingDocument, encoder: DocumentEncod
   }
   const { endToken = null } = encoder;
   // Some tokenizers end texts themselves. In the middle of a document that would be wrong.
-  const ends = endToken !== null && encoder.encode('', { addSpecialTokens: true }).at(-1) === endToken;
+  if (endToken !== null) checkInteger(op, 'endToken', endToken, 0, 2 ** 31 - 1);
+  const tokens = (text: string, addSpecialTokens: boolean): readonly number[] =>
+    checkArray(op, 'what encode gives', encoder.encode(text, { addSpecialTokens }));
+  const ends = endToken !== null && tokens('', true).at(-1) === endToken;
   const encode = (text: string, addSpecialTokens: boolean): readonly number[] => {
-    const ids = encoder.encode(text, { addSpecialTokens });
+    const ids = tokens(text, addSpecialTokens);
     return ends && addSpecialTokens ? ids.slice(0, -1) : ids;
   };
   const isCompletion = 'completion' in document;

@@ -68,7 +68,7 @@ export function estimateMemory(model: LossModel | CausalLMOptions, options: Memo
     throw new OptionError(`${op}: expected a model that has a loss, got one without`);
   }
   const step = checkStep(op, options);
-  if (step.checkpoint && isModel && !('checkpointConfig' in model)) {
+  if (step.checkpoint !== undefined && isModel && !('checkpointConfig' in model)) {
     throw new OptionError(`${op}: expected a model with a checkpointConfig beside checkpoint, got one without`);
   }
   const device = createDryDevice();
@@ -78,7 +78,7 @@ export function estimateMemory(model: LossModel | CausalLMOptions, options: Memo
       withGradMode(true, () => {
         using own: LossModel = isModel ? shadowOf(model, device) : new CausalLM(model, { device });
         if (step.dtype) own.to({ dtype: step.dtype });
-        if (step.checkpoint) Object.assign(own, { checkpointConfig: step.checkpoint });
+        if (step.checkpoint !== undefined) Object.assign(own, { checkpointConfig: step.checkpoint });
         return measure(own, device, step);
       }),
     );

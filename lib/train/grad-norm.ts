@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkOptions, checkPositive } from '../check.js';
+import { checkArray, checkFloat, checkOptions, checkPositive, checkTensor } from '../check.js';
 import type { Device } from '../device.js';
 import { OptionError } from '../errors.js';
 import { tidy } from '../scope.js';
@@ -16,7 +16,11 @@ export interface GradNormOptions {
 }
 
 function gradientsOf(op: string, parameters: readonly Tensor[]): { gradients: Tensor[]; device: Device } {
-  const gradients = parameters.flatMap((parameter) => parameter.grad ?? []);
+  const gradients: Tensor[] = [];
+  for (const parameter of checkArray(op, 'parameters', parameters)) {
+    const { grad } = checkTensor(op, 'parameter', parameter);
+    if (grad !== null) gradients.push(checkFloat(op, 'gradient', grad));
+  }
   if (gradients.length === 0) throw new OptionError(`${op}: expected at least one parameter with a gradient, got none`);
   const { device } = gradients[0];
   if (gradients.some((gradient) => gradient.device !== device))

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkBoolean, checkInteger, checkNumber, checkOptions, checkPositive } from '../check.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  checkPositive,
+} from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
 import { scale } from '../ops/scale.js';
 import type { Tensor } from '../tensor.js';
@@ -104,6 +113,7 @@ export class LossScaler {
   /** @throws OptionError if the state is outside this scaler's bounds. */
   set state(state: LossScalerState) {
     const { minLossScale, maxLossScale, growthInterval } = this.config;
+    checkObject('LossScaler', 'state', state);
     const { scale: value, goodSteps } = state;
     checkNumber('LossScaler', 'scale', value, minLossScale);
     if (value > maxLossScale) {
@@ -117,9 +127,11 @@ export class LossScaler {
    * The loss times the factor and `weight`, the loss itself if that is 1.
    *
    * @param weight the loss's share of a step of several micro-batches. Default 1.
+   * @throws OptionError, DTypeError, DisposedError, OutOfMemoryError.
    */
   scaleLoss(loss: Tensor, weight = 1): Tensor {
-    const factor = this.current * weight;
+    checkFloat('LossScaler.scaleLoss', 'loss', loss);
+    const factor = this.current * checkNumber('LossScaler.scaleLoss', 'weight', weight);
     return factor === 1 ? loss : scale(loss, factor);
   }
 
@@ -127,9 +139,12 @@ export class LossScaler {
    * Takes note of the gradient norm of a step, with or without the factor in it, once a step.
    *
    * @returns whether the step may be taken: whether the norm is finite.
+   * @throws OptionError if it is no number.
    */
   update(norm: number): boolean {
     const { dynamic, minLossScale, maxLossScale, growthFactor, backoffFactor, growthInterval } = this.config;
+    if (typeof norm !== 'number')
+      throw new OptionError(`LossScaler.update: expected a number for norm, got ${describe(norm)}`);
     const good = Number.isFinite(norm);
     if (!dynamic) return good;
     if (!good) {

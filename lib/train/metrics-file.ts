@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { open, readFile, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
+import { describe } from '../describe.js';
 import { FormatError, OptionError } from '../errors.js';
 import { writeAtomically } from '../formats/atomic-file.js';
+import { readTextIfThere } from '../formats/json.js';
+
+/** A text has to fit into a string: lines of a million steps. */
+const MAX_BYTES = 2 ** 28;
 
 /** A file of JSON objects, one a line, each with the `step` it belongs to. */
 export class MetricsFile {
@@ -17,10 +22,7 @@ export class MetricsFile {
    * @throws OptionError if there are and should not be; FormatError if the file holds something else.
    */
   static async open(file: string, step: number, resumed: boolean): Promise<MetricsFile> {
-    const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return '';
-      throw error;
-    });
+    const text = new TextDecoder().decode((await readTextIfThere(file, MAX_BYTES)) ?? new Uint8Array(0));
     if (text !== '' && !resumed) {
       throw new OptionError(`Trainer: expected no metrics of another run in ${file}, got ${text.length} characters`);
     }
@@ -61,7 +63,7 @@ function keptLines(file: string, text: string, step: number): string {
     }
     if (typeof record?.step !== 'number') {
       throw new FormatError(
-        `${file}: expected a number for step on each line, got ${String(record?.step)}`,
+        `${file}: expected a number for step on each line, got ${describe(record?.step)}`,
         file,
         Buffer.byteLength(text.slice(0, begin)),
       );

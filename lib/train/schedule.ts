@@ -18,7 +18,7 @@ export interface WarmupCosineOptions {
 /**
  * A learning rate that rises linearly and then falls along half a cosine (Loshchilov and Hutter, "SGDR", 2017).
  *
- * @returns the learning rate of a step, counted from 1.
+ * @returns the learning rate of a step, counted from 1. It throws OptionError unless it is given a number from 0 on.
  */
 export function warmupCosine(options: WarmupCosineOptions): (step: number) => number {
   const op = 'warmupCosine';
@@ -28,6 +28,7 @@ export function warmupCosine(options: WarmupCosineOptions): (step: number) => nu
   const warmup = checkInteger(op, 'warmup', options.warmup, 0, total);
   const floor = checkNumber(op, 'floor', options.floor ?? peak / 10, 0);
   return (step) => {
+    checkNumber(op, 'step', step, 0);
     if (step <= warmup) return (peak * step) / warmup;
     const progress = Math.min(1, (step - warmup) / Math.max(1, total - warmup));
     return floor + ((peak - floor) * (1 + Math.cos(Math.PI * progress))) / 2;

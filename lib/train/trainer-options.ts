@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkNumber, checkOneOf, checkOptions, checkPositive } from '../check.js';
+import {
+  checkFunction,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkPositive,
+} from '../check.js';
+import { describe } from '../describe.js';
 import { OptionError } from '../errors.js';
 import { Module } from '../nn/module.js';
 import type { PackedDocuments } from '../nn/transformer.js';
@@ -131,7 +141,7 @@ export function checkTrainerOptions<B extends Batch>(options: TrainerOptions<B>)
   const op = 'Trainer';
   checkOptions(op, options, OPTION_KEYS);
   const { model, data, loss, evaluation, save, learningRate, maxGradNorm = 1 } = options;
-  if (!(model instanceof Module)) throw new OptionError(`${op}: expected a Module for model, got ${typeof model}`);
+  if (!(model instanceof Module)) throw new OptionError(`${op}: expected a Module for model, got ${describe(model)}`);
   if (model.parameters().length === 0) {
     throw new OptionError(`${op}: expected a model with parameters to train, got none`);
   }
@@ -139,17 +149,26 @@ export function checkTrainerOptions<B extends Batch>(options: TrainerOptions<B>)
     throw new OptionError(`${op}: expected a loss, or a model that has one, got neither`);
   }
   if (!isTokenArray(data) && typeof (data as BatchSource<B> | undefined)?.next !== 'function') {
-    throw new OptionError(`${op}: expected tokens or a source of batches for data, got ${typeof data}`);
+    throw new OptionError(`${op}: expected tokens or a source of batches for data, got ${describe(data)}`);
   }
   if (!isTokenArray(data) && options.seed !== undefined) {
     throw new OptionError(`${op}: expected tokens as data beside seed, got a source with an order of its own`);
   }
-  if (evaluation) {
+  if (loss !== undefined) checkFunction(op, 'loss', loss);
+  for (const name of ['onStep', 'onEvaluate', 'onCheckpoint'] as const)
+    if (options[name] !== undefined) checkFunction(op, name, options[name]);
+  if (options.metrics !== undefined) checkPath(op, 'metrics', options.metrics);
+  const { optimizer = {} } = options;
+  if (typeof optimizer !== 'function') checkObject(op, 'optimizer', optimizer);
+  if (evaluation !== undefined) {
     checkOptions(`${op}.evaluation`, evaluation, ['data', 'every', 'loss']);
+    checkFunction(op, 'evaluation.data', evaluation.data);
+    if (evaluation.loss !== undefined) checkFunction(op, 'evaluation.loss', evaluation.loss);
     checkInteger(op, 'evaluation.every', evaluation.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
   }
-  if (save) {
+  if (save !== undefined) {
     checkOptions(`${op}.save`, save, ['folder', 'every', 'keep', 'weights']);
+    checkPath(op, 'save.folder', save.folder);
     checkOneOf(op, 'save.weights', save.weights ?? 'all', ['all', 'trained']);
     checkInteger(op, 'save.every', save.every ?? 1, 1, Number.MAX_SAFE_INTEGER);
     checkInteger(op, 'save.keep', save.keep ?? 3, 1, Number.MAX_SAFE_INTEGER);

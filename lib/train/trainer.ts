@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
-import { checkInteger, checkNumber, checkOptions, checkTensor } from '../check.js';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { checkInteger, checkNumber, checkOptions, checkPath, checkSignal, checkTensor } from '../check.js';
 import type { Device } from '../device.js';
-import { OptionError, ShapeError, TrainingError } from '../errors.js';
+import { FormatError, OptionError, ShapeError, TrainingError } from '../errors.js';
+import { isObject } from '../formats/json.js';
 import { Module, overwrite } from '../nn/module.js';
 import { defaultGenerator, type RandomState } from '../random.js';
 import { keep, tidy } from '../scope.js';
@@ -43,6 +45,21 @@ function defaultOptimizer(parameters: ReadonlyMap<string, Tensor>, options: Trai
     ],
     options,
   );
+}
+
+/** Throws FormatError unless a run can go on from this. */
+function savedState(file: string, state: Readonly<Record<string, unknown>>): SavedState {
+  const { random, config, lossScaler, seconds } = state;
+  const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0;
+  const counts = [
+    state.step,
+    state.tokens,
+    state.optimizerSteps,
+    ...(isObject(random) ? [random.seed, random.offset] : [-1]),
+  ];
+  if (!counts.every(isCount) || typeof seconds !== 'number' || !isObject(config) || !isObject(lossScaler))
+    throw new FormatError(`${file}: expected the state of a run, got other JSON`, file, 8);
+  return state as unknown as SavedState;
 }
 
 /**
@@ -133,6 +150,7 @@ export class Trainer<B extends Batch = TokenBatch> {
   async train(options: TrainOptions): Promise<TrainResult> {
     const op = 'Trainer.train';
     checkOptions(op, options, ['steps', 'signal']);
+    checkSignal(op, options.signal);
     const steps = checkInteger(op, 'steps', options.steps, 0, Number.MAX_SAFE_INTEGER);
     if (this.running) throw new OptionError(`${op}: expected a trainer at rest, got one that is training`);
     this.running = true;
@@ -162,11 +180,12 @@ export class Trainer<B extends Batch = TokenBatch> {
     if (file === undefined && !this.folder) {
       throw new OptionError(`${op}: expected a file, or a trainer made with save, got neither`);
     }
+    if (file !== undefined) checkPath(op, 'file', file);
     const found = file ?? (await this.folder?.latest());
     if (found) {
       const content = await readTrainingCheckpoint(found, { device: this.device });
       try {
-        await this.restore(content);
+        await this.restore(found, content);
       } finally {
         for (const tensor of content.tensors.values()) tensor.dispose();
       }
@@ -220,6 +239,8 @@ export class Trainer<B extends Batch = TokenBatch> {
       this.done === steps || (every !== undefined && this.done % every === 0);
     const begin = performance.now() - this.seconds * 1000;
     while (this.done < steps) {
+      // A device that computes at the call leaves the event loop no time to abort the signal.
+      if (signal) await nextTurn();
       if (signal?.aborted) {
         result.reason = 'aborted';
         break;
@@ -392,9 +413,9 @@ export class Trainer<B extends Batch = TokenBatch> {
     return { tensors: this.tensors(), state: state as unknown as CheckpointContent['state'] };
   }
 
-  private async restore({ tensors, state }: CheckpointContent): Promise<void> {
+  private async restore(file: string, { tensors, state }: CheckpointContent): Promise<void> {
     const op = 'Trainer.resume';
-    const saved = state as unknown as SavedState;
+    const saved = savedState(file, state);
     for (const [name, own] of Object.entries(this.fixedConfig())) {
       const given = (saved.config as Record<string, unknown>)[name];
       if (JSON.stringify(given) !== JSON.stringify(own)) {
@@ -403,6 +424,7 @@ export class Trainer<B extends Batch = TokenBatch> {
         );
       }
     }
+    new LossScaler(this.lossScaler.config).state = saved.lossScaler; // throws what ours would
     const before = this.data.state();
     await this.data.loadState(saved.data);
     try {

@@ -394,7 +394,7 @@ describeBackends((device) => {
   describe('errors', () => {
     test('the function', () => {
       expect(() => checkpoint(1 as unknown as () => Tensor)).toThrow(
-        new OptionError('checkpoint: expected a function for fn, got number'),
+        new OptionError('checkpoint: expected a function for fn, got 1'),
       );
       expect(() => checkpoint<[Tensor], Tensor>(() => 1 as unknown as Tensor, leaf([1]))).toThrow(
         new OptionError('checkpoint: expected fn to return a tensor or an array of tensors'),

@@ -15,6 +15,7 @@ import {
   zeros,
   type DeviceMemory,
 } from '../../lib/index.js';
+import { describe as describeValue } from '../../lib/describe.js';
 import { describeBackends } from '../harness.js';
 import { holdMemory } from './hold-memory.js';
 
@@ -81,7 +82,7 @@ describe('a limit on memory', () => {
 
     test.each([0, -1, 1.5, NaN, '1', undefined])('is not %p', (bytes) => {
       expect(() => setMemoryLimit(bytes as never, on)).toThrow(
-        new OptionError(`setMemoryLimit: expected a positive integer or null for bytes, got ${String(bytes)}`),
+        new OptionError(`setMemoryLimit: expected a positive integer or null for bytes, got ${describeValue(bytes)}`),
       );
       expect(of().limitBytes).toBeNull();
     });

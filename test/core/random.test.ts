@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { defaultGenerator, Generator, manualSeed, OptionError, randn, uniform } from '../../lib/index.js';
+import { describe as describeValue } from '../../lib/describe.js';
 import { philox } from '../../lib/random.js';
 import { BACKENDS, bitsOf, describeBackends } from '../harness.js';
 
@@ -132,10 +133,10 @@ describe('Generator', () => {
 
   test.each([-1, 0.5, 2 ** 53, NaN, '1'])('refuses the seed %p', (seed) => {
     expect(() => new Generator(seed as number)).toThrow(
-      new OptionError(`Generator: expected an integer from 0 to 2^53 - 1 for seed, got ${String(seed)}`),
+      new OptionError(`Generator: expected an integer from 0 to 2^53 - 1 for seed, got ${describeValue(seed)}`),
     );
     expect(() => manualSeed(seed as number)).toThrow(
-      new OptionError(`manualSeed: expected an integer from 0 to 2^53 - 1 for seed, got ${String(seed)}`),
+      new OptionError(`manualSeed: expected an integer from 0 to 2^53 - 1 for seed, got ${describeValue(seed)}`),
     );
   });
 

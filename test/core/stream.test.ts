@@ -24,6 +24,7 @@ import {
   type Tensor,
 } from '../../lib/index.js';
 import { describeBackends, hasCpu, NATIVE } from '../harness.js';
+import { describe as describeValue } from '../../lib/describe.js';
 import { Random } from '../random.js';
 import { inChild, resultOfChild, type Library } from './child.js';
 import { holdMemory } from './hold-memory.js';
@@ -129,7 +130,7 @@ describe('time()', () => {
       expect(() => place.time(asynchronous)).toThrow(
         new OptionError('time: expected a function that returns without a promise, got an async function'),
       );
-      expect(() => place.time(3 as never)).toThrow(new OptionError('time: expected a function for run, got number'));
+      expect(() => place.time(3 as never)).toThrow(new OptionError('time: expected a function for run, got 3'));
       expect(() =>
         place.time(() => {
           throw new RangeError('its own');
@@ -262,7 +263,7 @@ describe('too little memory', () => {
       expect(devices().find((each) => each.id === 'cpu')?.reason).toMatch(/^native kernels for [a-z0-9]+, 3 threads$/);
       for (const count of [0, 257, 1.5, NaN, '2']) {
         expect(() => setThreads(count as number)).toThrow(
-          new OptionError(`setThreads: expected an integer from 1 to 256 for count, got ${String(count)}`),
+          new OptionError(`setThreads: expected an integer from 1 to 256 for count, got ${describeValue(count)}`),
         );
       }
       expect(getThreads()).toBe(3);

@@ -212,7 +212,7 @@ describe('creation', () => {
       ...([[[1], [1, 2]], [[1], 2], [1, [2]], [], [[]], [[[1]], [[1], [2]]]] as NestedArray[]).map((values) =>
         made(ragged, ShapeError, () => tensor(values, { device })),
       ),
-      made('tensor: expected numbers in nested arrays, got string', OptionError, () =>
+      made('tensor: expected numbers in nested arrays, got "a"', OptionError, () =>
         tensor([1, 'a'] as unknown as number[], { device }),
       ),
       made('tensor: expected numbers in nested arrays, got undefined', OptionError, () =>
@@ -242,7 +242,7 @@ describe('creation', () => {
       made('zeros: expected at most 8 positive integers for shape, got 3', ShapeError, () =>
         zeros(3 as unknown as number[], { device }),
       ),
-      made('full: expected a number for value, got string', OptionError, () =>
+      made('full: expected a number for value, got "1"', OptionError, () =>
         full([1], '1' as unknown as number, { device }),
       ),
       made('zeros: expected fewer than 2^53 bytes, got shape [4503599627370496]', ShapeError, () =>
@@ -252,14 +252,14 @@ describe('creation', () => {
         zeros([1], { dType: 'float32', device } as TensorOptions),
       ),
       made(
-        'zeros: expected one of float32, float16, bfloat16, int8, uint8, int32 for dtype, got float64',
+        'zeros: expected one of float32, float16, bfloat16, int8, uint8, int32 for dtype, got "float64"',
         DTypeError,
         () => zeros([1], { dtype: 'float64' as DType, device }),
       ),
       made('zeros: expected a float dtype with requiresGrad, got int8', DTypeError, () =>
         zeros([1], { dtype: 'int8', device, requiresGrad: true }),
       ),
-      made('zeros: expected a boolean for requiresGrad, got number', OptionError, () =>
+      made('zeros: expected a boolean for requiresGrad, got 1', OptionError, () =>
         zeros([1], { device, requiresGrad: 1 as unknown as boolean }),
       ),
       made('arange: expected a step that leads from 0 to 3, got -1', OptionError, () => arange(0, 3, -1, { device })),
@@ -269,8 +269,10 @@ describe('creation', () => {
       ),
       made('arange: expected a finite number for stop, got NaN', OptionError, () => arange(0, NaN, 1, { device })),
       made('randn: expected a float dtype, got int32', DTypeError, () => randn([1], { dtype: 'int32', device })),
-      made('randn: expected a finite number for std, got NaN', OptionError, () => randn([1], { std: NaN, device })),
-      made('uniform: expected a finite number for high, got Infinity', OptionError, () =>
+      made('randn: expected a finite number of at least 0 for std, got NaN', OptionError, () =>
+        randn([1], { std: NaN, device }),
+      ),
+      made('uniform: expected a finite number of at least 0 for high, got Infinity', OptionError, () =>
         uniform([1], { high: Infinity, device }),
       ),
       made(
@@ -432,7 +434,7 @@ describe('to()', () => {
 
     describeErrors(device, [
       {
-        message: 'to: expected one of float32, float16, bfloat16, int8, uint8, int32 for dtype, got int64',
+        message: 'to: expected one of float32, float16, bfloat16, int8, uint8, int32 for dtype, got "int64"',
         type: DTypeError,
         code: ERROR_CODES.dtype,
         call: (t) => t([2]).to({ dtype: 'int64' as DType }),

@@ -129,7 +129,7 @@ describeBackends((device) => {
     x.dispose();
     y.dispose();
     expect(() => trackTensors(1 as unknown as boolean)).toThrow(
-      new OptionError('trackTensors: expected a boolean for on, got number'),
+      new OptionError('trackTensors: expected a boolean for on, got 1'),
     );
   });
 });

@@ -121,7 +121,7 @@ describe('Tensor.write', () => {
         call: (t) => t([2]).write(t([2], 'float16')),
       },
       {
-        message: 'write: expected numbers in nested arrays, got string',
+        message: 'write: expected numbers in nested arrays, got "ab"',
         type: OptionError,
         code: ERROR_CODES.option,
         call: (t) => t([2]).write('ab' as never),

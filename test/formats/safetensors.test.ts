@@ -87,7 +87,7 @@ describe('a file that is not well formed is refused with its place', () => {
       'expected an 8-byte header length at byte 0, got a file of 3 bytes',
     ],
     ['absurd header length', () => fileOf('{}', 0, 2n ** 60n), 'expected a header length of at most 2 at byte 0'],
-    ['not JSON', () => fileOf('{"a":', 0), 'expected a JSON header in UTF-8 at byte 8'],
+    ['not JSON', () => fileOf('{"a":', 0), 'expected JSON in UTF-8 at byte 8'],
     ['not an object', () => fileOf([1], 0), 'expected a JSON object at byte 8'],
     ['an unknown dtype', () => fileOf({ a: entry([1], 0, 8, 'F65') }, 8), 'as dtype of a at byte 8, got "F65"'],
     ['a dtype no tensor has', () => fileOf({ a: entry([1], 0, 8, 'F64') }, 8), 'as dtype of a at byte 62, got F64'],
@@ -139,7 +139,7 @@ describe('a file that is not well formed is refused with its place', () => {
     [
       'bytes that are not UTF-8',
       () => fileOf(Buffer.from('{"\xff":1}', 'latin1'), 0),
-      'expected a JSON header in UTF-8 at byte 8',
+      'expected JSON in UTF-8 at byte 8',
     ],
   ];
   test.each(cases)('%s', async (_, makeFile, message) => {

@@ -703,7 +703,7 @@ describeBackends((device) => {
         'applyLora: expected an expression that names linear layers for targets, got /norm/',
       ],
       [() => applyLora(norm), 'applyLora: expected a model with linear layers, got none'],
-      [() => applyLora(3 as unknown as Module), 'applyLora: expected a Module for model, got number'],
+      [() => applyLora(3 as unknown as Module), 'applyLora: expected a Module for model, got 3'],
       [() => mergeLora(model), 'mergeLora: expected a model with adapters, got none'],
       [
         () => mergeLora(model, { requantize: 1 as unknown as boolean }),

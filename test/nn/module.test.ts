@@ -104,7 +104,7 @@ describeBackends((device) => {
       pair.to({ dtype });
       expect(await bitsOf(pair.first.weight)).toEqual(bits);
       expect(() => pair.to({ dtype: 'int8' as 'float32' })).toThrow(
-        'to: expected one of float32, float16, bfloat16 for dtype, got int8',
+        'to: expected one of float32, float16, bfloat16 for dtype, got "int8"',
       );
     },
   );

@@ -14,6 +14,7 @@ import {
   type DeviceName,
   type Tensor,
 } from '../../lib/index.js';
+import { describe as describeValue } from '../../lib/describe.js';
 import { dropoutSpec, numbersOf } from '../formulas/dropout.js';
 import { BACKENDS, bitsOf, describeBackends, describeErrors, ERROR_CODES, FLOAT_DTYPES, make } from '../harness.js';
 import { describeOp } from '../op-tests.js';
@@ -143,7 +144,7 @@ describe('dropout', () => {
 
     describeErrors(device, [
       ...[-0.1, 1, NaN, '0.5' as unknown as number].map((p) => ({
-        message: `dropout: expected a probability from 0 to below 1 for dropout, got ${String(p)}`,
+        message: `dropout: expected a probability from 0 to below 1 for dropout, got ${describeValue(p)}`,
         type: OptionError,
         code: ERROR_CODES.option,
         call: (t: (shape: number[]) => Tensor) => dropout(t([3]), p),

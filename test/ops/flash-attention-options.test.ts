@@ -340,7 +340,7 @@ describe('flashAttention, options', () => {
       wrong('expected a probability from 0 to below 1 for dropout, got -0.1', { dropout: -0.1 }),
       wrong('expected a probability from 0 to below 1 for dropout, got NaN', { dropout: NaN }),
       wrong('expected a boolean for deterministic, got 1', { deterministic: 1 as unknown as boolean }),
-      wrong('expected a Tensor for alibiSlopes, got Array', { alibiSlopes: [1, 1] as unknown as Tensor }),
+      wrong('expected a Tensor for alibiSlopes, got [1, 1]', { alibiSlopes: [1, 1] as unknown as Tensor }),
       wrong('expected a Tensor for sinks, got 3', { sinks: 3 as unknown as Tensor }),
       {
         message: 'flashAttention: expected alibiSlopes of shape [4] or [2, 4], got [4, 2]',

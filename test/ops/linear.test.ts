@@ -83,7 +83,7 @@ describe('linear', () => {
         call: (t) => linear(t([3], 'int32'), t([2, 3], 'int32')),
       },
       {
-        message: 'linear: expected a Tensor for weight, got Array',
+        message: 'linear: expected a Tensor for weight, got [1, 2, 3]',
         type: OptionError,
         code: ERROR_CODES.option,
         call: (t) => linear(t([3]), [1, 2, 3] as unknown as Tensor),

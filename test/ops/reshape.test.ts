@@ -54,7 +54,10 @@ describe('reshape', () => {
       wrong([-1, 4], 'reshape: expected a shape of 6 elements, got [-1, 4]'),
       wrong([0, -1], 'reshape: expected a shape of 6 elements, got [0, -1]'),
       wrong([2.5, -1], 'reshape: expected a shape of 6 elements, got [2.5, -1]'),
-      wrong([6, 1, 1, 1, 1, 1, 1, 1, 1], 'reshape: expected a shape of 6 elements, got [6, 1, 1, 1, 1, 1, 1, 1, 1]'),
+      wrong(
+        [6, 1, 1, 1, 1, 1, 1, 1, 1],
+        'reshape: expected at most 8 sizes for shape, got [6, 1, 1, 1, 1, 1, 1, 1, 1]',
+      ),
     ]);
   });
 });

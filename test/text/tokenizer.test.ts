@@ -237,10 +237,13 @@ describe('a folder', () => {
   });
 
   test('with one that is none', async () => {
-    await expectError(checkpointFolder({ 'tokenizer.json': '{' }), /tokenizer.json: expected JSON, got /);
+    await expectError(
+      checkpointFolder({ 'tokenizer.json': '{' }),
+      /tokenizer.json: expected JSON in UTF-8 at byte 0, got /,
+    );
     await expectError(
       checkpointFolder({ 'tokenizer.json': [] }),
-      /tokenizer.json: expected a JSON object, got a list$/,
+      /tokenizer.json: expected a JSON object at byte 0, got \[\]$/,
     );
     await expectError(
       checkpointFolder({ 'tokenizer.json': {} }),

@@ -102,7 +102,7 @@ describe('TokenDataset', () => {
       'TokenDataset: expected more than 101 tokens, sequenceLength and one, got 101',
     );
     expect(() => new TokenDataset([1, 2, 3] as unknown as Uint16Array)).toThrow(
-      'TokenDataset: expected a Uint16Array, Uint32Array or Int32Array for tokens, got object',
+      'TokenDataset: expected a Uint16Array, Uint32Array or Int32Array for tokens, got [1, 2, 3]',
     );
     expect(() => new TokenDataset(tokens, { shuffle: true } as object)).toThrow(OptionError);
     const data = new TokenDataset(tokens, { sequenceLength: 5 });

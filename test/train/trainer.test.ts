@@ -587,7 +587,7 @@ describe('what is refused', () => {
     expect(message({ gradientAccumulation: 0 })).toBe(
       'TrainingConfig: expected an integer from 1 to 2147483647 for gradientAccumulation, got 0',
     );
-    expect(message({ model: {} as Module })).toBe('Trainer: expected a Module for model, got object');
+    expect(message({ model: {} as Module })).toBe('Trainer: expected a Module for model, got an object');
     expect(message({ model: new Weight([1]) })).toBe('Trainer: expected a loss, or a model that has one, got neither');
     expect(message({ model: new Weight([1]), loss: () => tensor(1), checkpoint: { every: 2 } })).toBe(
       'Trainer: expected a model with a checkpointConfig beside checkpoint, got one without',
