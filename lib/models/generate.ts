@@ -239,8 +239,7 @@ class DecodingStep {
   ) {
     const { device } = model;
     this.ids = outsideScopes(() => tensor(new Int32Array(cache.batch), { shape: [cache.batch, 1], device }));
-    // Attention over lengths known on the device only has not been measured on a GPU yet, and splits no keys there.
-    if (device.type === 'cpu') {
+    if (device.type !== 'reference') {
       try {
         this.graph = outsideScopes(() => capture(() => inference(() => model.nextLogits(this.ids, cache)), { device }));
       } catch (error) {
