@@ -149,8 +149,8 @@ cudaError_t CudaDevice::start() {
   if (status == cudaSuccess)
     status = cudaMalloc(reinterpret_cast<void**>(&failure_record_), sizeof(cuda::FailureRecord));
   if (status == cudaSuccess) status = cudaMemsetAsync(failure_record_, 0, sizeof(cuda::FailureRecord), stream_);
-  if (status == cudaSuccess) status = cudaMalloc(reinterpret_cast<void**>(&tickets_), 2 * sizeof(int));
-  if (status == cudaSuccess) status = cudaMemsetAsync(tickets_, 0, 2 * sizeof(int), stream_);
+  if (status == cudaSuccess) status = cudaMalloc(reinterpret_cast<void**>(&tickets_), cuda::MAX_TICKETS * sizeof(int));
+  if (status == cudaSuccess) status = cudaMemsetAsync(tickets_, 0, cuda::MAX_TICKETS * sizeof(int), stream_);
   if (status == cudaSuccess) status = cuda::probe_kernels();
   if (status != cudaSuccess) {
     cudaGetLastError();

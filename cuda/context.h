@@ -28,6 +28,8 @@ struct FailureRecord {
   int64_t position;  // put for {position}
 };
 
+constexpr int MAX_TICKETS = 1024;
+
 class Context {
  public:
   virtual ~Context() = default;
@@ -46,7 +48,7 @@ class Context {
   // Records that the op failed (the first message stays). The launcher should then return without writing its outputs.
   virtual void fail(const char* message) = 0;
 
-  // [2] zeros, for a kernel whose blocks draw what they do next; it leaves them zeros. Kernels of a stream follow one another and share them.
+  // [MAX_TICKETS] zeros, for a kernel whose blocks draw what they do next or count who is done; it leaves them zeros. Kernels of a stream follow one another and share them.
   virtual int* tickets() const = 0;
 
   // Where a kernel records a failure, see failure.cuh, and the code of its message.

@@ -35,7 +35,7 @@ class BenchContext final : public cuda::Context {
   }
   const cuda::DeviceProperties& device() const override { return device_; }
   cudaStream_t stream() const override { return stream_; }
-  // The first 256 bytes are the tickets and the failure record.
+  // The first RESERVED bytes are the tickets and the failure record.
   void* workspace(size_t bytes) override {
     const size_t begin = used_;
     used_ = (used_ + bytes + 255) / 256 * 256;
@@ -52,17 +52,20 @@ class BenchContext final : public cuda::Context {
   }
   int* tickets() const override { return reinterpret_cast<int*>(workspace_); }
   cuda::FailureRecord* failure_record() const override {
-    return reinterpret_cast<cuda::FailureRecord*>(workspace_ + 64);
+    return reinterpret_cast<cuda::FailureRecord*>(workspace_ + TICKET_BYTES);
   }
   uint32_t failure_code(const char*) override { return 1; }
   bool failed() const { return failed_; }
 
  private:
+  static constexpr size_t TICKET_BYTES = cuda::MAX_TICKETS * sizeof(int);
+  static constexpr size_t RESERVED = TICKET_BYTES + 256;
+
   cuda::DeviceProperties device_{};
   cudaStream_t stream_;
   uint8_t* workspace_;
   size_t bytes_;
-  size_t used_ = 256;
+  size_t used_ = RESERVED;
   bool failed_ = false;
 };
 

@@ -13,6 +13,7 @@
 #include "../kernels.h"
 #include "../ptx.h"
 #include "../vector.h"
+#include "decode.h"
 #include "forward_hopper.h"
 #include "score.h"
 #include "stored_keys.h"
@@ -187,13 +188,15 @@ struct Sequences {
   const uint32_t* wrong = nullptr;
 };
 
+constexpr const char* TOO_MANY_TOKENS = "expected tokens that fit into the cache, got a length that is negative or too large";
+
 // Reports a failure unless packed sequences lie within the tensors and are no longer than said. False without workspace.
 bool check_sequences(const AttentionShape& shape, const HopperSections& sections, Sequences& sequences, Context& context) {
   if (shape.held_keys.data) {
     check_held_keys<<<1, SEQUENCE_THREADS, 0, context.stream()>>>(
         static_cast<const int*>(shape.held_keys.data), static_cast<int>(shape.added_keys), static_cast<int>(shape.keys),
         static_cast<int>(shape.batch), context.failure_record(),
-        context.failure_code("expected tokens that fit into the cache, got a length that is negative or too large"));
+        context.failure_code(TOO_MANY_TOKENS));
   }
   if (!shape.cu_seqlens.data) return true;
   int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1) + sections.count + 1) * sizeof(int)));
@@ -245,6 +248,11 @@ void forward(const FlashAttentionParams& p, Context& context) {
   if constexpr (sizeof(T) == 2) {
     Kernels allowed;
     if (!allowed_kernels(allowed, context)) return;
+    if (allowed != Kernels::HOPPER) {
+      const AttentionArguments args = prepared(nullptr);
+      if (const DecodeVariant* decode = choose_decode<T>(args, context.device()))
+        return launch_decode<T>(*decode, args, args.held_keys ? context.failure_code(TOO_MANY_TOKENS) : 0, context);
+    }
     const auto* hopper = allowed == Kernels::PORTABLE ? nullptr : choose_forward_hopper<T>(prepared(nullptr), context.device());
     if (allowed == Kernels::HOPPER && !hopper)
       return context.fail(
