@@ -4,10 +4,11 @@
 import { checkBoolean, checkFloat, checkInteger, checkOptions, checkShape, checkTogether } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import type { FloatDType } from '../dtype.js';
+import { isRecording } from '../autograd/tape.js';
 import { bitLinear } from '../ops/bit-linear.js';
 import { linear } from '../ops/linear.js';
 import { checkTernary, quantizeTernary } from '../ops/quantize-ternary.js';
-import { ternaryMatmul } from '../ops/ternary-matmul.js';
+import { ternaryMatmul, ternaryMatmuls } from '../ops/ternary-matmul.js';
 import { TernaryTensor } from '../ops/ternary-tensor.js';
 import { keep, tidy } from '../scope.js';
 import { randn, zeros, type Tensor } from '../tensor.js';
@@ -160,4 +161,17 @@ export class TernaryLinear extends Module {
     this.weight = packed;
     if (this.bias) this.bias.requiresGrad = false;
   }
+}
+
+/**
+ * @internal What each of the layers makes of x. Where no gradient is asked for, frozen ternary layers share the rounding of x, which for one token takes as long as a
+ * product.
+ */
+export function forwardAll(layers: readonly (Linear | TernaryLinear)[], x: Tensor): Tensor[] {
+  const products = layers.flatMap(({ weight, bias, lora }) =>
+    weight instanceof TernaryTensor && lora === null ? [{ weight, bias }] : [],
+  );
+  return products.length === layers.length && !isRecording()
+    ? ternaryMatmuls(x, products)
+    : layers.map((layer) => layer.forward(x));
 }

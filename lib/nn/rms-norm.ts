@@ -4,7 +4,7 @@
 import { checkInteger, checkOptions, checkPositive } from '../check.js';
 import type { Device, DeviceName } from '../device.js';
 import type { FloatDType } from '../dtype.js';
-import { rmsNorm } from '../ops/rms-norm.js';
+import { rmsNorm, type NormedSum } from '../ops/rms-norm.js';
 import { ones, type Tensor } from '../tensor.js';
 import { Module, parameter } from './module.js';
 
@@ -38,5 +38,16 @@ export class RMSNorm extends Module {
    */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight, { eps: this.eps });
+  }
+  /**
+   * Of a sum that is wanted too, in one pass over memory.
+   *
+   * @param x [..., features].
+   * @param residual added to it first; the same shape and dtype.
+   * @returns the sum, normalised, and the sum itself.
+   * @throws as {@link forward}.
+   */
+  forwardSum(x: Tensor, residual: Tensor): NormedSum {
+    return rmsNorm(x, this.weight, { eps: this.eps, residual });
   }
 }

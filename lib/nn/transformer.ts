@@ -28,7 +28,7 @@ import { dropoutThreshold } from '../random.js';
 import { tidy } from '../scope.js';
 import { fromConstant, type Tensor } from '../tensor.js';
 import type { LayerCache } from './decoding-cache.js';
-import { Linear, TernaryLinear } from './linear.js';
+import { forwardAll, Linear, TernaryLinear } from './linear.js';
 import { Module } from './module.js';
 import { RMSNorm } from './rms-norm.js';
 
@@ -204,12 +204,12 @@ export class Attention extends Module {
       }
       const positions = documents ? positionsIn(documents, x) : (cache?.positions ?? cache?.length ?? 0);
       const rotation = { theta, positions, ...(ropeScaling && { scaling: ropeScaling }) };
-      const headsOf = (part: Linear | TernaryLinear, count: number): Tensor =>
-        reshape(part.forward(x), [batch, sequence, count, headDim]);
+      const headsOf = (part: Tensor, count: number): Tensor => reshape(part, [batch, sequence, count, headDim]);
+      const [query, key, value] = forwardAll([this.query, this.key, this.value], x);
       const turned = (part: Tensor, each: RMSNorm | null): Tensor => rope(each ? each.forward(part) : part, rotation);
-      const q = turned(headsOf(this.query, heads), this.queryNorm);
-      const k = turned(headsOf(this.key, keyHeads), this.keyNorm);
-      const v = headsOf(this.value, keyHeads);
+      const q = turned(headsOf(query, heads), this.queryNorm);
+      const k = turned(headsOf(key, keyHeads), this.keyNorm);
+      const v = headsOf(value, keyHeads);
       const window = [seen === null ? -1 : seen - 1, -1] as const;
       const options = { causal: true, window, dropout: this.training ? this._config.dropout : 0 };
       const packed = (part: Tensor): Tensor => reshape(part, part.shape.slice(1));
@@ -287,7 +287,7 @@ export class MLP extends Module {
    */
   forward(x: Tensor): Tensor {
     return tidy(() => {
-      const [gate, up] = [this.gate.forward(x), this.up.forward(x)];
+      const [gate, up] = forwardAll([this.gate, this.up], x);
       const inner = ACTIVATIONS[this._config.activation](gate, up);
       return this.down.forward(this.subNorm ? this.subNorm.forward(inner) : inner);
     });
@@ -334,8 +334,9 @@ export class TransformerBlock extends Module {
     const { cache } = partsOf('TransformerBlock', context);
     return tidy(() => {
       const drop = (part: Tensor): Tensor => (this.training && !cache ? dropout(part, this._dropout) : part);
-      const mixed = add(x, drop(this.attention.forward(this.attentionNorm.forward(x), context)));
-      return add(mixed, drop(this.mlp.forward(this.mlpNorm.forward(mixed))));
+      const mixed = drop(this.attention.forward(this.attentionNorm.forward(x), context));
+      const { out, sum } = this.mlpNorm.forwardSum(x, mixed);
+      return add(sum, drop(this.mlp.forward(out)));
     });
   }
 }

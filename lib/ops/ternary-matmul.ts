@@ -4,6 +4,7 @@
 import { remember } from '../autograd/remember.js';
 import { record } from '../autograd/tape.js';
 import { checkFloat, checkOneOf, checkOptions, checkShape, checkTogether } from '../check.js';
+import type { Device } from '../device.js';
 import { ShapeError } from '../errors.js';
 import { empty, workspace, type Tensor } from '../tensor.js';
 import { checkTernary } from './quantize-ternary.js';
@@ -38,19 +39,7 @@ export function ternaryMatmul(x: Tensor, weight: TernaryTensor, options: Ternary
   checkOptions(op, options, ['activations', 'bias']);
   const activations = checkOneOf(op, 'activations', options.activations ?? 'int8', ['int8', 'none']);
   const bias = options.bias ?? null;
-  const [n, k] = weight.shape;
-  if (x.shape[x.shape.length - 1] !== k) {
-    throw new ShapeError(
-      `${op}: expected x of shape [..., ${k}] to match weight [${n}, ${k}], got [${x.shape.join(', ')}]`,
-    );
-  }
-  if (bias !== null) {
-    checkFloat(op, 'bias', bias);
-    checkShape(op, 'bias', bias, [n], 'to match weight');
-    checkTogether(op, { x, bias });
-  }
-  const device = checkTogether(op, { x, weight: weight.packed }, false);
-  const m = x.size / k;
+  const { device, m, n, k } = checkProduct(op, x, weight, bias);
   const [out] = remember(op, [x, ...weight.tensors(), bias], { activations }, () => {
     const product = empty(op, [...x.shape.slice(0, -1), n], x.dtype, device);
     if (activations === 'int8') {
@@ -78,6 +67,48 @@ export function ternaryMatmul(x: Tensor, weight: TernaryTensor, options: Ternary
     return [reshape(dX, [...dOut.shape.slice(0, -1), k]), bias ? sum(reshape(dOut, [m, n]), { axis: 0 }) : null];
   });
   return out;
+}
+
+/**
+ * @internal What {@link ternaryMatmul} gives for each of the weights, x rounded once for all of them. No gradient is recorded.
+ *
+ * @param products at least one.
+ */
+export function ternaryMatmuls(
+  x: Tensor,
+  products: readonly { readonly weight: TernaryTensor; readonly bias: Tensor | null }[],
+): Tensor[] {
+  const op = 'ternaryMatmul';
+  checkFloat(op, 'x', x);
+  const sizes = products.map(({ weight, bias }) => checkProduct(op, x, weight, bias));
+  const [{ m, k }] = sizes;
+  const results = sizes.map(({ n }) => empty(op, [...x.shape.slice(0, -1), n], x.dtype, x.device));
+  const { codes, scales } = quantizeActivations(op, x, m, k);
+  products.forEach(({ weight, bias }, i) => int8Product(codes, scales, weight, bias, results[i], m));
+  codes.dispose();
+  scales.dispose();
+  return results;
+}
+
+function checkProduct(
+  op: string,
+  x: Tensor,
+  weight: TernaryTensor,
+  bias: Tensor | null,
+): { device: Device; m: number; n: number; k: number } {
+  const [n, k] = weight.shape;
+  if (x.shape[x.shape.length - 1] !== k) {
+    throw new ShapeError(
+      `${op}: expected x of shape [..., ${k}] to match weight [${n}, ${k}], got [${x.shape.join(', ')}]`,
+    );
+  }
+  if (bias !== null) {
+    checkFloat(op, 'bias', bias);
+    checkShape(op, 'bias', bias, [n], 'to match weight');
+    checkTogether(op, { x, bias });
+  }
+  const device = checkTogether(op, { x, weight: weight.packed }, false);
+  return { device, m: x.size / k, n, k };
 }
 
 /** @internal Outside every scope: the caller disposes. */
