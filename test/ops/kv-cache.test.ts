@@ -158,6 +158,22 @@ describe('flashAttentionWithKvCache', () => {
       { name: 'several tokens', batch: 2, queries: 5, keys: 70, heads: 4, keyHeads: 1, headDim: 24 },
       { name: 'a window', batch: 3, queries: 3, keys: 150, heads: 2, keyHeads: 1, headDim: 8, window: [20, -1] },
       { name: 'a prompt', batch: 2, queries: 40, keys: 90, heads: 2, keyHeads: 2, headDim: 8 },
+      // Head dims for which GPUs have a kernel of few queries: rows of more than one tile, windows, keys around its chunks of 32 and 64.
+      { name: 'grouped heads', batch: 3, queries: 1, keys: 700, heads: 8, keyHeads: 2, headDim: 64 },
+      { name: 'rows of two tiles', batch: 2, queries: 5, keys: 130, heads: 8, keyHeads: 2, headDim: 96 },
+      { name: 'one key head', batch: 1, queries: 1, keys: 1025, heads: 20, keyHeads: 1, headDim: 128 },
+      {
+        name: 'grouped heads, a window',
+        batch: 3,
+        queries: 3,
+        keys: 400,
+        heads: 4,
+        keyHeads: 2,
+        headDim: 128,
+        window: [100, -1],
+      },
+      { name: 'head dim 192', batch: 2, queries: 2, keys: 129, heads: 3, keyHeads: 1, headDim: 192 },
+      { name: 'head dim 256', batch: 2, queries: 1, keys: 65, heads: 2, keyHeads: 2, headDim: 256 },
     ].map((c) => ({ ...c, causal: true }) as AttentionCase);
     describe.each(FLOAT_DTYPES)('%s, lengths on the device', (dtype) => {
       test.each(RAGGED)('each entry is as it would be alone: $name', async (c) => {
@@ -231,6 +247,42 @@ describe('flashAttentionWithKvCache', () => {
       expect([
         ...(await flashAttentionWithKvCache(one, { ...cache, length: 1, lengths: undefined }).data()),
       ]).toHaveLength(4);
+    });
+
+    test.each([64, 128, 256])(
+      'head dim %i: the same bits call after call, on a GPU also where the host knows the lengths',
+      async (headDim) => {
+        const [batch, capacity, keyHeads] = [2, 200, 2];
+        const random = new Random(`bits ${headDim}`);
+        const of = (...shape: number[]): Tensor =>
+          make(device, 'bfloat16', shape, random.normals(shape.reduce((a, b) => a * b)));
+        const [q, keys, values] = [
+          of(batch, 1, 4 * keyHeads, headDim),
+          of(batch, capacity, keyHeads, headDim),
+          of(batch, capacity, keyHeads, headDim),
+        ];
+        for (const length of [1, 63, 64, 65, 127, 128, 129, capacity]) {
+          const lengths = make(device, 'int32', [batch], [length, length]);
+          const expected = await bitsOf(flashAttentionWithKvCache(q, { keys, values, length: 0, lengths }));
+          for (let call = 0; call < 3; call++)
+            expect(await bitsOf(flashAttentionWithKvCache(q, { keys, values, length: 0, lengths }))).toEqual(expected);
+          if (device.startsWith('cuda'))
+            expect(await bitsOf(flashAttentionWithKvCache(q, { keys, values, length }))).toEqual(expected);
+          lengths.dispose();
+        }
+        for (const each of [q, keys, values]) each.dispose();
+      },
+    );
+
+    test.each([-1, 3])('16-bit floats: a length of %i on the device fails the op', async (length) => {
+      const cache = {
+        keys: make(device, 'bfloat16', [2, 3, 1, 64], new Float64Array(384)),
+        values: make(device, 'bfloat16', [2, 3, 1, 64], new Float64Array(384)),
+        length: 0,
+        lengths: make(device, 'int32', [2], [1, length]),
+      };
+      const one = make(device, 'bfloat16', [2, 1, 1, 64], new Float64Array(128).fill(1));
+      await expect(flashAttentionWithKvCache(one, cache, { newK: one, newV: one }).data()).rejects.toThrow(KernelError);
     });
 
     test('hand-computed: one key gives its value, whatever the query', async () => {
