@@ -91,8 +91,9 @@ fi
 
 # Left out, because this host has not what they read:
 #   core/objects    the object files of the CPU kernels, and nm
+#   core/package, core/workflows    the files that are packed, and the workflows
 #   docs/           the documents, and the TypeScript compiler
-excluded='/test/(core/objects|docs/.*)\.test\.js$'
+excluded='/test/(core/(objects|package|workflows)|docs/.*)\.test\.js$'
 
 # describeBackends of test/harness.ts puts the tests of a device into a block of its name, and -t looks in the full name of a test.
 if [ $only_cuda = 1 ]; then set -- -t '(^| )cuda ' "$@"; fi

@@ -49,7 +49,7 @@ inline int64_t decode_chunks(const DecodeVariant& variant, const AttentionArgume
   return args.batch * (args.heads / args.heads_per_key_head) * row_tiles * chunks;
 }
 
-// The kernel for such a call on 16-bit floats, or null if there is none.
+// The kernel for such a call on 16-bit floats, sequences not packed, or null if there is none.
 template <class T>
 const DecodeVariant* choose_decode(const AttentionArguments& args, const DeviceProperties& device);
 // Reports lengths that do not fit as it goes.

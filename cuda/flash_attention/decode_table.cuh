@@ -34,7 +34,7 @@ const DecodeVariant* choose_decode_of(const AttentionArguments& args, const Devi
   };
   const int rows = args.queries * args.heads_per_key_head;
   const bool takes = args.queries <= MAX_DECODE_QUERIES && rows <= MAX_DECODE_ROWS && args.batch <= MAX_DECODE_BATCH &&
-                     !args.query_starts && args.drop_threshold == 0;
+                     args.drop_threshold == 0;
   if (!takes) return nullptr;
   for (const DecodeVariant& row : ROWS) {
     if (args.head_dim != row.head_dim || static_cast<size_t>(row.block_bytes) > device.shared_bytes_per_block) continue;

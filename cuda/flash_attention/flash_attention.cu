@@ -248,7 +248,7 @@ void forward(const FlashAttentionParams& p, Context& context) {
   if constexpr (sizeof(T) == 2) {
     Kernels allowed;
     if (!allowed_kernels(allowed, context)) return;
-    if (allowed != Kernels::HOPPER) {
+    if (allowed != Kernels::HOPPER && !p.shape.cu_seqlens.data) {
       const AttentionArguments args = prepared(nullptr);
       if (const DecodeVariant* decode = choose_decode<T>(args, context.device()))
         return launch_decode<T>(*decode, args, args.held_keys ? context.failure_code(TOO_MANY_TOKENS) : 0, context);
