@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
@@ -19,6 +20,7 @@
 
 #include "../cpu/kernels.h"
 #include "../cpu/processors.h"
+#include "allocation_failures.h"
 #include "allocator.h"
 #include "cpu_device.h"
 #include "host_memory.h"
@@ -64,6 +66,7 @@ struct Addon {
   std::shared_ptr<CpuDevice> cpu = std::make_shared<CpuDevice>();
   std::deque<OpenDevice> devices;
   std::deque<Entry> entries;
+  Napi::FunctionReference out_of_memory;  // makes the error for an op without memory of the host
   cpu::ThreadPool& pool() { return cpu->stream().pool(); }
 };
 
@@ -176,6 +179,24 @@ struct Waiter {
   }
 };
 
+// On the JavaScript thread; without one if that has ended meanwhile: `waiter` is then gone.
+void call_done(Napi::Env env, Napi::Function done, Waiter* waiter, Failure* found) {
+  const std::unique_ptr<Failure> owned(found);
+  if (env == nullptr) return;
+  waiter->delivery->delivered = true;
+  try {
+    if (!*owned) {
+      done.Call({env.Null()});
+      return;
+    }
+    done.Call({failure_object(env, *owned)});
+  } catch (const Napi::Error&) {
+    // `done` itself throws nothing: the JavaScript thread is being terminated, and nobody waits any more.
+  }
+}
+
+using Callback = Napi::TypedThreadSafeFunction<Waiter, Failure, call_done>;
+
 void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function done, Napi::Value destination,
                const void* source, std::function<void()> first = nullptr) {
   const std::shared_ptr<Device>& device = device_of(info).device;
@@ -188,7 +209,7 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
     target = array.Data();
     bytes = array.ByteLength();
   }
-  auto callback = Napi::ThreadSafeFunction::New(
+  auto callback = Callback::New(
       info.Env(), done, "ternflash", 0, 1, waiter,
       [](Napi::Env, void*, Waiter* ended) {
         ended->end();
@@ -196,27 +217,19 @@ void when_done(const Napi::CallbackInfo& info, const char* op, Napi::Function do
       },
       static_cast<void*>(nullptr));
   auto delivery = waiter->delivery;
-  device->deliver(op, target, source, bytes, [callback, delivery, first = std::move(first)](Failure failure) mutable {
-    if (first) first();
-    auto* found = new Failure(std::move(failure));
-    const napi_status status =
-        callback.BlockingCall(found, [delivery](Napi::Env env, Napi::Function done, Failure* found) {
-          delivery->delivered = true;
-          const std::unique_ptr<Failure> owned(found);
-          try {
-            if (!*owned) {
-              done.Call({env.Null()});
-              return;
-            }
-            done.Call({failure_object(env, *owned)});
-          } catch (const Napi::Error&) {
-            // `done` itself throws nothing: the JavaScript thread is being terminated, and nobody waits any more.
-          }
-        });
-    if (status != napi_ok) delete found;
+  try {
+    device->deliver(op, target, source, bytes, [callback, delivery, first = std::move(first)](Failure failure) mutable {
+      if (first) first();
+      auto* found = new Failure(std::move(failure));
+      if (callback.BlockingCall(found) != napi_ok) delete found;
+      callback.Release();
+      delivery->released = true;
+    });
+  } catch (const std::bad_alloc&) {
+    delivery->delivered = delivery->released = true;
     callback.Release();
-    delivery->released = true;
-  });
+    throw;
+  }
 }
 
 void read_buffer(const Napi::CallbackInfo& info) {
@@ -291,9 +304,14 @@ Napi::Value send(const Napi::CallbackInfo& info) {
   const auto parcel = std::make_shared<Parcel>(open.allocator.surrender(buffer_id(info[0])), *open.device, addon.life);
   tell_v8(info, bytes, -1);
   const std::string token = addon.transfers->new_token();
-  // The table is held by the callback as well, which may be the last to know it.
-  when_done(info, "transfer", info[2].As<Napi::Function>(), info.Env().Null(), nullptr,
-            [parcel, token, table = addon.transfers] { table->put(token, parcel); });
+  try {
+    // The table is held by the callback as well, which may be the last to know it.
+    when_done(info, "transfer", info[2].As<Napi::Function>(), info.Env().Null(), nullptr,
+              [parcel, token, table = addon.transfers] { table->put(token, parcel); });
+  } catch (const std::bad_alloc&) {
+    open.device->wait();  // the parcel goes now, and what is queued may use it
+    throw;
+  }
   return Napi::String::New(info.Env(), token);
 }
 
@@ -439,9 +457,30 @@ Napi::Value fma_peak(const Napi::CallbackInfo& info) {
   return result;
 }
 
+void on_out_of_memory(const Napi::CallbackInfo& info) {
+  addon_of(info).out_of_memory = Napi::Persistent(info[0].As<Napi::Function>());
+  addon_of(info).out_of_memory.SuppressDestruct();
+}
+
+Napi::Value allocations_left_to_fail(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(allocations_left.load()));
+}
+
+void fail_allocation(const Napi::CallbackInfo& info) { allocations_left = info[0].As<Napi::Number>().Int64Value(); }
+
+// An exported function. Memory that it cannot have is an error, and not the end of the process.
 template <class Function>
 void define(Napi::Env env, Napi::Object target, const char* name, Function function, void* data = nullptr) {
-  target.Set(name, Napi::Function::New(env, function, name, data));
+  const auto guarded = [function, name](const Napi::CallbackInfo& info) {
+    try {
+      return function(info);
+    } catch (const std::bad_alloc&) {
+      const Napi::FunctionReference& make_error = addon_of(info).out_of_memory;
+      if (make_error.IsEmpty()) throw Napi::Error::New(info.Env(), "expected memory of the host, got too little");
+      throw Napi::Error(info.Env(), make_error.Call({Napi::String::New(info.Env(), name)}));
+    }
+  };
+  target.Set(name, Napi::Function::New(env, guarded, name, data));
 }
 
 // The functions that all devices have.
@@ -578,6 +617,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define(env, exports, "containerLimit", container_limit);
   define(env, exports, "setThreads", set_threads);
   define(env, exports, "fmaPeak", fma_peak);
+  define(env, exports, "onOutOfMemory", on_out_of_memory);
+  define(env, exports, "failAllocation", fail_allocation);
+  define(env, exports, "allocationsLeft", allocations_left_to_fail);
 #if defined(TERNFLASH_CUDA)
   define(env, exports, "cudaReport", cuda_report);
   define(env, exports, "openCuda", open_cuda);

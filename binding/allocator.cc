@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "allocation_failures.h"
+
 namespace ternflash {
 
 namespace {
@@ -39,6 +41,7 @@ Allocator::~Allocator() {
 }
 
 int64_t Allocator::allocate(size_t bytes) {
+  if (allocation_fails()) return -1;
   // A guard would be written by the replays only, and be looked at before the first.
   const bool guarded = poison_ && !graphs_.capturing();
   const size_t capacity = size_class(bytes + (guarded ? GUARD_BYTES : 0));

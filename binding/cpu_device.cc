@@ -6,10 +6,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <utility>
 #include <vector>
 
 #include "aligned.h"
+#include "allocation_failures.h"
 
 namespace ternflash {
 
@@ -35,7 +37,12 @@ void* CpuDevice::obtain(size_t bytes) {
 }
 
 void CpuDevice::release(void* data) {
-  stream_.enqueue("free", [data](Stream&) { free_aligned(data); });
+  try {
+    stream_.enqueue("free", [data](Stream&) { free_aligned(data); });
+  } catch (const std::bad_alloc&) {
+    stream_.wait();
+    free_aligned(data);
+  }
 }
 
 void (*CpuDevice::free_now() const)(void*) { return free_aligned; }
@@ -72,11 +79,13 @@ void CpuDevice::check_guard(const void* data, size_t bytes, size_t guard_bytes) 
 }
 
 void CpuDevice::write(void* target, const uint8_t* source, size_t bytes) {
+  expect_allocation();
   const auto staged = std::make_shared<std::vector<uint8_t>>(source, source + bytes);
   stream_.enqueue("write", [target, staged](Stream&) { std::memcpy(target, staged->data(), staged->size()); });
 }
 
 std::shared_ptr<void> CpuDevice::obtain_host(size_t bytes) {
+  if (allocation_fails()) return nullptr;
   void* data = obtain(bytes);
   return data ? std::shared_ptr<void>(data, free_aligned) : nullptr;
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "aligned.h"
+#include "allocation_failures.h"
 
 namespace ternflash {
 
@@ -16,6 +17,7 @@ constexpr int MAX_THREADS = 256;
 }  // namespace
 
 void* Stream::Scratch::grow(size_t wanted) {
+  expect_allocation();
   if (wanted <= bytes) return data;
   free_aligned(data);
   bytes = 0;
@@ -34,6 +36,7 @@ Stream::Stream() : pool_(cpu::ThreadPool::shared()), thread_scratch_(MAX_THREADS
 Stream::~Stream() { shutdown(); }
 
 void Stream::enqueue(const char* op, std::function<void(Stream&)> task) {
+  expect_allocation();
   if (capture_) {
     capture_->tasks.push_back({op, std::move(task)});
     return;

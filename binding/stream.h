@@ -29,8 +29,8 @@ class Stream final : public cpu::Context {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Queues a task. `op` names it in a failure and must outlive the stream (a literal). After shutdown() nothing is
-  // queued.
+  // Queues a task; throws std::bad_alloc if there is no memory for it. `op` names it in a failure and must outlive the
+  // stream (a literal). After shutdown() nothing is queued.
   void enqueue(const char* op, std::function<void(Stream&)> task);
 
   // From now on tasks are captured instead of queued.

@@ -11,7 +11,11 @@ import { Tensor } from './tensor.js';
 
 /** A live tensor, of one of the dtypes if given. */
 export function checkTensor(op: string, name: string, value: Tensor, dtypes?: readonly DType[]): Tensor {
-  if (!(value instanceof Tensor)) throw new OptionError(`${op}: expected a Tensor for ${name}, got ${describe(value)}`);
+  if (!(value instanceof Tensor)) {
+    const got = describe(value);
+    const foreign = got === 'Tensor' ? ' of another copy of ternflash in this process' : '';
+    throw new OptionError(`${op}: expected a Tensor for ${name}, got ${got}${foreign}`);
+  }
   if (value.isDisposed) {
     throw new DisposedError(
       `${op}: expected a live tensor for ${name}, got a disposed one of shape ${showShape(value.shape)}`,

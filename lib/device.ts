@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Copyright 2026 The Ternflash Authors
 
+import { freemem } from 'node:os';
 import type { Backend, BufferHandle, GraphHandle, HostHandle, KernelFailure, Parcel } from './backend.js';
 import { callNow } from './call-now.js';
 import { isCapturing, refuseInCapture } from './capturing.js';
@@ -241,6 +242,10 @@ export interface DeviceReport {
   /** What it computes with, or why it cannot be used. */
   reason: string;
 }
+
+native?.onOutOfMemory(
+  (op) => new OutOfMemoryError(`${op}: expected memory of the host for the call, got too little`, 0, freemem()),
+);
 
 const opened = new Map<string, Device>();
 let defaultDevice: Device | null = null;

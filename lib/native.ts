@@ -25,6 +25,12 @@ export interface Native {
   setThreads(count: number): void;
   /** Measured float32 multiply-add rate of one thread running alone and of all together, in operations a second. */
   fmaPeak(seconds: number): { oneThread: number; allThreads: number };
+  /** What makes the error that a call throws which the host has no memory for. */
+  onOutOfMemory(error: (op: string) => Error): void;
+  /** For tests: that allocation fails, counted from 1, of those to come in this process; 0 for none. */
+  failAllocation(nth: number): void;
+  /** How many are left until that one; 0 when it has failed. */
+  allocationsLeft(): number;
 }
 
 /** An addon that was looked for. */

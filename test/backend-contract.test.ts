@@ -14,7 +14,17 @@ describe('the backend contract', () => {
   });
 
   (native ? test : test.skip)('and the rest of what lib/native.ts declares', () => {
-    const plain = ['containerLimit', 'cpu', 'fmaPeak', 'isa', 'setThreads', 'threads'];
+    const plain = [
+      'allocationsLeft',
+      'containerLimit',
+      'cpu',
+      'failAllocation',
+      'fmaPeak',
+      'isa',
+      'onOutOfMemory',
+      'setThreads',
+      'threads',
+    ];
     // The one with CUDA was loaded if it has either of its two functions; it then has both.
     const withCuda = native?.cudaReport !== undefined || native?.openCuda !== undefined;
     expect(Object.keys(native ?? {}).sort()).toEqual(

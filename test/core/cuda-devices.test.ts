@@ -18,6 +18,7 @@ function devicesWith(gpus: CudaGpu[], busy: Set<number>): { library: typeof Devi
     cpu: backend,
     isa: 'base',
     threads: () => 1,
+    onOutOfMemory: () => undefined,
     cudaReport: () => ({
       runtimeVersion: 13000,
       driverVersion: 13000,

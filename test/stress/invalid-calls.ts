@@ -4,7 +4,6 @@
 import { tmpdir } from 'node:os';
 import {
   device,
-  discardTransfer,
   getThreads,
   memory,
   pendingTransfers,
@@ -14,7 +13,6 @@ import {
   setThreads,
   TernflashError,
   trackTensors,
-  type TensorMessage,
 } from '../../lib/index.js';
 import { releasingTape } from '../../lib/autograd/tape.js';
 import { Random } from '../random.js';
@@ -23,6 +21,7 @@ import { CallersError, mutate } from './api/mutations.js';
 import { publicCalls } from './api/public-api.js';
 import { makeFiles, World, type Files } from './api/world.js';
 import { Findings, type Scenario } from './scenario.js';
+import { settle } from './settle.js';
 
 /** No valid call takes as much, and an invalid one must not. */
 const MEMORY_LIMIT = 2 ** 28;
@@ -40,32 +39,6 @@ const held = (): string =>
         `${id} ${tensors} tensors ${bytes} bytes ${offloadedBytes} offloaded`,
     )
     .join(', ');
-
-/** The end of whatever a call gave: of promises and iterators too. What holds memory is the world's to dispose. */
-async function settle(w: World, given: unknown, depth = 0): Promise<void> {
-  const value = await given;
-  // What is given back as it came may be anything.
-  if (typeof value !== 'object' || value === null || depth > 4) return;
-  if (Symbol.asyncIterator in value || (Symbol.iterator in value && 'next' in value)) {
-    let left = 100;
-    for await (const each of value as AsyncIterable<unknown>) {
-      await settle(w, each, depth + 1);
-      if (--left === 0) break;
-    }
-  } else if (Array.isArray(value) || value instanceof Map) {
-    const list: unknown[] = Array.isArray(value) ? value.slice(0, 100) : [...value.values()];
-    for (const each of list) await settle(w, each, depth + 1);
-  } else if ('dispose' in value && typeof value.dispose === 'function') {
-    w.own(value as { dispose(): void });
-    if ('result' in value) await settle(w, value.result, depth + 1);
-  } else if ((value as Partial<TensorMessage>).kind === 'ternflash.tensor') {
-    discardTransfer(value as TensorMessage);
-  } else if ('close' in value && typeof value.close === 'function') {
-    await (value as { close(): Promise<void> }).close();
-  } else if (Object.getPrototypeOf(value) === Object.prototype) {
-    for (const each of Object.values(value)) await settle(w, each, depth + 1);
-  }
-}
 
 /** What calling a class as a function throws. */
 const isOfClass = (error: unknown): boolean =>

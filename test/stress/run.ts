@@ -6,9 +6,14 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, 
 import { availableParallelism, tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { parseArgs } from 'node:util';
+import { exitInFlight } from './exit-in-flight.js';
+import { failingAllocations } from './failing-allocations.js';
 import { invalidCalls } from './invalid-calls.js';
+import { killedWorkers } from './killed-workers.js';
 import { parsers } from './parsers.js';
 import type { Scenario, StressOptions, StressResult } from './scenario.js';
+import { steadyMemory } from './steady-memory.js';
+import { twoVersions } from './two-versions.js';
 
 /**
  * `npm run test:stress`: abuses the library, each scenario in a process of its own, so that one that dies is told by name. Exits with 1 if anything was
@@ -18,6 +23,11 @@ import type { Scenario, StressOptions, StressResult } from './scenario.js';
 const SCENARIOS: Readonly<Record<string, Scenario>> = {
   'invalid-calls': invalidCalls,
   parsers,
+  'killed-workers': killedWorkers,
+  'exit-in-flight': exitInFlight,
+  'failing-allocations': failingAllocations,
+  'steady-memory': steadyMemory,
+  'two-versions': twoVersions,
 };
 
 const HELP = `Usage: npm run test:stress -- [scenario …] [options]
