@@ -20,6 +20,8 @@
 #ifndef TERNFLASH_CUDA_FLASH_ATTENTION_DECODE_CUH_
 #define TERNFLASH_CUDA_FLASH_ATTENTION_DECODE_CUH_
 
+#include <type_traits>
+
 #include "../failure.cuh"
 #include "../tile.h"
 #include "decode.h"
@@ -53,19 +55,27 @@ struct RowState {
   float sum;
 };
 
-// The factors that bring two states to a common base.
-struct Rebase {
-  float base;
-  float left;
-  float right;
-
-  __device__ __forceinline__ Rebase(float left_base, float right_base) {
-    base = fmaxf(left_base, right_base);
-    const float finite = base == -INFINITY ? 0.0f : base;
-    left = ex2_approx(left_base - finite);
-    right = ex2_approx(right_base - finite);
+// The sum of COUNT parts of a row: states[i] belongs to values[i].
+template <int COUNT>
+__device__ __forceinline__ void add_parts(const RowState (&states)[COUNT], const float4 (&values)[COUNT],
+                                          RowState& state, float4& sum) {
+  float base = state.base;
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) base = fmaxf(base, states[i].base);
+  const float finite = base == -INFINITY ? 0.0f : base;  // keeps the exponents from being NaN
+  const float own = ex2_approx(state.base - finite);
+  state = {base, state.sum * own};
+  sum = make_float4(sum.x * own, sum.y * own, sum.z * own, sum.w * own);
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    const float factor = ex2_approx(states[i].base - finite);
+    state.sum = fmaf(states[i].sum, factor, state.sum);
+    sum.x = fmaf(values[i].x, factor, sum.x);
+    sum.y = fmaf(values[i].y, factor, sum.y);
+    sum.z = fmaf(values[i].z, factor, sum.z);
+    sum.w = fmaf(values[i].w, factor, sum.w);
   }
-};
+}
 
 // Where the rows of a cache lie. All that the kernel knows of its keys' layout: pages would be another of these.
 template <class T>
@@ -119,7 +129,7 @@ __device__ __forceinline__ void plan(const DecodeArguments& args, uint32_t* chun
       uint32_t own = 0;
       if (b < args.batch) {
         const Problem problem(args, b, 0);
-        own = SeenKeys(args, problem).chunks<CHUNK_KEYS>() * args.units_per_entry;
+        own = SeenKeys(args, problem).chunks<CHUNK_KEYS>() * (args.units_per_entry / args.lanes);
         if (args.held_keys && (args.held_keys[b] < 0 || int64_t(args.held_keys[b]) + args.added_keys > args.keys))
           wrong = min(wrong, b);
       }
@@ -164,15 +174,19 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
 
   plan<Layout::CHUNK_KEYS>(args, chunks_before);
   const uint32_t total = chunks_before[args.batch];
-  const uint32_t blocks = min(gridDim.x, total);
-  if (blockIdx.x >= blocks) return;
-  // Block i has chunks i * total / blocks up to (i + 1) * total / blocks; the launcher sees to it that the products
-  // fit.
-  const auto share_begin = [&](uint32_t block) { return block * total / blocks; };
-  const auto block_of = [&](uint32_t chunk) { return ((chunk + 1) * blocks - 1) / total; };
+  // More parts of a unit are read by more blocks, but put together by one: the root is where both take about as long.
+  const uint32_t sequences = args.batch * (args.units_per_entry / args.lanes);
+  const float parts = sqrtf(2.5f * Layout::CHUNK_KEYS * (total / sequences) / min(args.rows, DECODE_ROWS));
+  const uint32_t slots = min(min(gridDim.x / args.lanes, total), sequences * max(1, static_cast<int>(parts)));
+  const uint32_t slot = blockIdx.x / args.lanes;
+  const uint32_t unit_lane = blockIdx.x % args.lanes;
+  if (slot >= slots) return;
+  // Slot i has chunks i * total / slots up to (i + 1) * total / slots; the launcher sees to it that the products fit.
+  const auto share_begin = [&](uint32_t of_slot) { return of_slot * total / slots; };
+  const auto slot_of = [&](uint32_t chunk) { return ((chunk + 1) * slots - 1) / total; };
 
-  const uint32_t share_end = share_begin(blockIdx.x + 1);
-  uint32_t chunk = share_begin(blockIdx.x);
+  const uint32_t share_end = share_begin(slot + 1);
+  uint32_t chunk = share_begin(slot);
   int batch = 0;
   for (int high = args.batch; high - batch > 1;) {
     const int middle = (batch + high) / 2;
@@ -185,8 +199,9 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     const Problem entry(args, batch, 0);
     const SeenKeys seen(args, entry);
     const uint32_t unit_chunks = seen.chunks<Layout::CHUNK_KEYS>();
-    const uint32_t unit = (chunk - chunks_before[batch]) / unit_chunks;
-    const uint32_t unit_begin = chunks_before[batch] + unit * unit_chunks;
+    const uint32_t sequence = (chunk - chunks_before[batch]) / unit_chunks;
+    const uint32_t unit_begin = chunks_before[batch] + sequence * unit_chunks;
+    const uint32_t unit = sequence * args.lanes + unit_lane;
     const uint32_t part_end = min(share_end, unit_begin + unit_chunks);
     const int key_head = unit / args.row_tiles;
     const int first_row = unit % args.row_tiles * DECODE_ROWS;
@@ -387,9 +402,11 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
       const int own_head = key_head * group + (first_row + row) % group;
       float weight = 1.0f;
       if (args.sinks) {
-        const Rebase common(state.base, sink_log2<T>(args, own_head));
-        weight = common.left;
-        state = {common.base, state.sum * common.left + common.right};
+        const float sink = sink_log2<T>(args, own_head);
+        const float larger = fmaxf(state.base, sink);
+        const float finite = larger == -INFINITY ? 0.0f : larger;
+        weight = ex2_approx(state.base - finite);
+        state = {larger, state.sum * weight + ex2_approx(sink - finite)};
       }
       const float inverse = state.sum == 0.0f ? 0.0f : weight / state.sum;  // NaN stays
       T* target = static_cast<T*>(args.out) + batch * args.query_batch + int64_t(query) * args.query_row +
@@ -400,13 +417,6 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
         args.lse[batch * args.lse_batch + own_head * args.lse_head + query] =
             state.sum == 0.0f ? -INFINITY : LN_2 * (state.base + log2f(state.sum));
     };
-    const auto add = [](RowState& state, float4& sum, RowState more, float4 values) {
-      const Rebase common(state.base, more.base);
-      state = {common.base, state.sum * common.left + more.sum * common.right};
-      sum = make_float4(sum.x * common.left + values.x * common.right, sum.y * common.left + values.y * common.right,
-                        sum.z * common.left + values.z * common.right, sum.w * common.left + values.w * common.right);
-    };
-
     const bool whole = chunk == unit_begin && part_end == unit_begin + unit_chunks;
     // A block has at most two parts of units: it ends one and begins another.
     const auto part_states = [&](uint32_t block, bool begins) {
@@ -419,12 +429,16 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     for (int index = threadIdx.x; index < rows * VECTORS; index += Layout::THREADS) {
       const int row = index / VECTORS;
       const int vector = index % VECTORS;
+      RowState states[WARPS];
+      float4 values[WARPS];
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) {
+        states[w] = warp_states[w][row];
+        values[w] = *reinterpret_cast<const float4*>(sums + (w * DECODE_ROWS + row) * Layout::SUM_ROW + 4 * vector);
+      }
       RowState state{-INFINITY, 0.0f};
       float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-      for (int w = 0; w < WARPS; w++)
-        add(state, sum, warp_states[w][row],
-            *reinterpret_cast<const float4*>(sums + (w * DECODE_ROWS + row) * Layout::SUM_ROW + 4 * vector));
+      add_parts(states, values, state, sum);
       if (whole)
         finish(row, vector, state, sum);
       else {
@@ -434,37 +448,48 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     }
 
     if (!whole) {
-      const uint32_t first_block = block_of(unit_begin);
-      const uint32_t last_block = block_of(unit_begin + unit_chunks - 1);
-      __threadfence();
+      const uint32_t first_block = slot_of(unit_begin) * args.lanes + unit_lane;
+      const uint32_t parts_before = slot_of(unit_begin + unit_chunks - 1) - first_block / args.lanes;  // the last one
       __syncthreads();  // all of the block's part is written
-      if (threadIdx.x == 0)
-        last_of_unit = atomicAdd(args.tickets + first_block, 1) == static_cast<int>(last_block - first_block);
+      if (threadIdx.x == 0) {
+        __threadfence();
+        last_of_unit = atomicAdd(args.tickets + first_block, 1) == static_cast<int>(parts_before);
+        if (last_of_unit) args.tickets[first_block] = 0;
+        __threadfence();
+      }
       __syncthreads();
       if (last_of_unit) {
-        __threadfence();
-        if (threadIdx.x == 0) args.tickets[first_block] = 0;
-        for (int index = threadIdx.x; index < rows * VECTORS; index += Layout::THREADS) {
-          const int row = index / VECTORS;
-          RowState state{-INFINITY, 0.0f};
-          float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-          // Loads of several parts are under way at once.
-          constexpr int AT_ONCE = 8;
-          for (uint32_t block = first_block; block <= last_block; block += AT_ONCE) {
-            float2 states[AT_ONCE];
-            float4 values[AT_ONCE];
+        // The loads of `at_once` parts are under way together.
+        const auto merge = [&](auto at_once) {
+          constexpr uint32_t AT_ONCE = decltype(at_once)::value;
+          for (int index = threadIdx.x; index < rows * VECTORS; index += Layout::THREADS) {
+            const int row = index / VECTORS;
+            RowState state{-INFINITY, 0.0f};
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            for (uint32_t first = 0; first <= parts_before; first += AT_ONCE) {
+              RowState states[AT_ONCE];
+              float4 values[AT_ONCE];
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-              const uint32_t from = min(block + i, last_block);
-              states[i] = __ldcg(reinterpret_cast<const float2*>(part_states(from, from == first_block) + row));
-              values[i] = __ldcg(part_sums(from, from == first_block) + index);
+              for (uint32_t i = 0; i < AT_ONCE; i++) {
+                float2 loaded = make_float2(-INFINITY, 0.0f);
+                values[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                const uint32_t part = first + i;
+                if (part <= parts_before) {
+                  const uint32_t from = first_block + part * args.lanes;
+                  loaded = __ldcg(reinterpret_cast<const float2*>(part_states(from, part == 0) + row));
+                  values[i] = __ldcg(part_sums(from, part == 0) + index);
+                }
+                states[i] = {loaded.x, loaded.y};
+              }
+              add_parts(states, values, state, sum);
             }
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++)
-              if (block + i <= last_block) add(state, sum, {states[i].x, states[i].y}, values[i]);
+            finish(row, index % VECTORS, state, sum);
           }
-          finish(row, index % VECTORS, state, sum);
-        }
+        };
+        if (parts_before < 4)
+          merge(std::integral_constant<uint32_t, 4>{});
+        else
+          merge(std::integral_constant<uint32_t, 20>{});
       }
     }
     chunk = part_end;

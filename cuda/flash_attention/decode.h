@@ -23,6 +23,7 @@ struct DecodeArguments : AttentionArguments {
   int rows;             // of a key head: queries * heads_per_key_head
   int row_tiles;        // units of a key head
   int units_per_entry;  // and of a batch entry
+  int lanes;  // units of an entry that blocks beside each other take at the same time; divides units_per_entry
   // [2 * blocks, 16] and [2 * blocks, 16, D]: what blocks leave of units that they share with others
   RowState* part_states;
   float* part_sums;

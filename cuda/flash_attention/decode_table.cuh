@@ -22,14 +22,17 @@ constexpr DecodeVariant decode_variant() {
           attention_decode<T, D, WARPS, STAGES, BLOCKS_PER_SM>};
 }
 
-// All fit into 99 KB of shared memory.
+// For each head dim, the fastest on an H100 (docs/kernel-log.md), then one that fits into 99 KB of shared memory.
 template <class T>
 const DecodeVariant* choose_decode_of(const AttentionArguments& args, const DeviceProperties& device) {
   static constexpr DecodeVariant ROWS[] = {
-      decode_variant<T, 64, 4, 3, 4>(),   //
+      decode_variant<T, 64, 8, 6, 1>(),   //
+      decode_variant<T, 64, 4, 6, 2>(),   //
       decode_variant<T, 96, 4, 3, 2>(),   //
+      decode_variant<T, 128, 8, 3, 1>(),  //
       decode_variant<T, 128, 4, 3, 2>(),  //
       decode_variant<T, 192, 2, 3, 2>(),  //
+      decode_variant<T, 256, 4, 3, 1>(),  //
       decode_variant<T, 256, 2, 2, 3>(),  //
   };
   const int rows = args.queries * args.heads_per_key_head;
@@ -65,8 +68,12 @@ void launch_decode_of(const DecodeVariant& variant, const AttentionArguments& at
     return;
   // As many as run at once, so that all have the same share; the same number whether or not the host knows the lengths,
   // and so the same sums.
-  const int64_t most =
-      std::min<int64_t>(int64_t(context.device().multiprocessors) * std::max(resident, 1), MAX_TICKETS);
+  int64_t most = std::min<int64_t>(int64_t(context.device().multiprocessors) * std::max(resident, 1), MAX_TICKETS);
+  // Blocks that go through the same rows of memory at the same time find them open; unless too many blocks were left
+  // over.
+  const int64_t rounded = most / args.units_per_entry * args.units_per_entry;
+  args.lanes = rounded * 20 >= most * 19 ? args.units_per_entry : 1;
+  if (args.lanes > 1) most = rounded;
   const int64_t blocks = std::min(most, decode_chunks(variant, args));
   args.part_states = static_cast<RowState*>(context.workspace(size_t(blocks) * 2 * DECODE_ROWS * sizeof(RowState)));
   args.part_sums =
