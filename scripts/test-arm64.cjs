@@ -22,13 +22,13 @@ const PROCESSORS = [
   { cpu: 'max', isa: 'dotprod' },
   { cpu: 'cortex-a57', isa: 'base' },
 ];
-/** Of the cpu device: describeBackends of test/harness.ts puts its tests into a block of its name. Attention in float32 alone, for the time it takes. */
+/** Of the cpu device: describeBackends of test/harness.ts puts its tests into a block of its name. Of attention, for the time it takes, those with golden vectors and hand-computed numbers. */
 const RUNS = [
   {
     names: '(^| )cpu ',
     tests: ['cast', 'rms-norm', 'softmax', 'linear', 'ternary-matmul'].map((op) => `test/ops/${op}.test`),
   },
-  { names: '(^| )cpu .*float32', tests: ['test/ops/flash-attention.test'] },
+  { names: 'golden cpu |(^| )cpu (hand-computed|queries|finite)', tests: ['test/ops/flash-attention.test'] },
 ];
 
 const args = process.argv.slice(2);
