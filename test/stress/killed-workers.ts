@@ -56,8 +56,10 @@ export const killedWorkers: Scenario = {
     const random = new Random(`killed workers ${seed}`);
     const names = NAMES.filter((name) => only === null || name.includes(only));
     const x = randn([64, 64], { seed: 1 });
-    const expected = await linear(x, x).data();
-    const start64 = memory().cpu.bytes;
+    const product = linear(x, x);
+    const expected = await product.data();
+    product.dispose();
+    const { bytes: before } = memory().cpu;
     const residents: number[] = [];
     let done = 0;
     const one = async (index: number): Promise<void> => {
@@ -87,8 +89,8 @@ export const killedWorkers: Scenario = {
     await device('cpu').synchronize();
     reclaimTransfers();
     if (pendingTransfers().tensors > 0) findings.add('messages are left', String(pendingTransfers().tensors));
-    if (memory().cpu.bytes !== start64)
-      findings.add('memory is not back at its start', `${memory().cpu.bytes - start64}`);
+    if (memory().cpu.bytes !== before)
+      findings.add('memory is not back at its start', `${memory().cpu.bytes - before}`);
     const megabytes = residents.map((bytes) => Math.round(bytes / 2 ** 20));
     const middle = megabytes[Math.floor(megabytes.length / 2)];
     const last = megabytes[megabytes.length - 1];
