@@ -9,7 +9,7 @@ const { readdirSync } = require('node:fs');
 const path = require('node:path');
 
 const root = path.join(__dirname, '..');
-const files = ['binding', 'cpu'].flatMap((folder) =>
+const files = ['binding', 'cpu', 'test/stress/native'].flatMap((folder) =>
   readdirSync(path.join(root, folder))
     .filter((name) => /\.(cc|h|cu|cuh)$/.test(name))
     .map((name) => path.join(root, folder, name)),

@@ -2,6 +2,7 @@
 // Copyright 2026 The Ternflash Authors
 
 import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { packageRoot } from '../../lib/native.js';
@@ -27,7 +28,7 @@ function copyPackage(): string {
   return folder;
 }
 
-const load = (folder: string): Library => require(path.join(folder, 'dist', 'index.js')) as Library;
+const load = (folder: string): Library => createRequire(__filename)(path.join(folder, 'dist', 'index.js')) as Library;
 
 /** What one takes from the other; none may work, or end the process. */
 const ACROSS: Readonly<Record<string, (own: Library, other: Library) => unknown>> = {
