@@ -459,7 +459,6 @@ Napi::Value fma_peak(const Napi::CallbackInfo& info) {
 
 void on_out_of_memory(const Napi::CallbackInfo& info) {
   addon_of(info).out_of_memory = Napi::Persistent(info[0].As<Napi::Function>());
-  addon_of(info).out_of_memory.SuppressDestruct();
 }
 
 Napi::Value allocations_left_to_fail(const Napi::CallbackInfo& info) {

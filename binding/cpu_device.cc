@@ -37,11 +37,12 @@ void* CpuDevice::obtain(size_t bytes) {
 }
 
 void CpuDevice::release(void* data) {
+  // Freed with the task, also where that never runs because the stream was shut down.
+  const std::shared_ptr<void> owned(data, free_aligned);
   try {
-    stream_.enqueue("free", [data](Stream&) { free_aligned(data); });
+    stream_.enqueue("free", [owned](Stream&) {});
   } catch (const std::bad_alloc&) {
     stream_.wait();
-    free_aligned(data);
   }
 }
 
