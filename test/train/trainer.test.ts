@@ -307,15 +307,16 @@ describe('mixed precision', () => {
 
   test('a language model in bfloat16 with masters learns as in float32', async () => {
     const run = async (options: Partial<Options>): Promise<number> => {
-      const trainer = smallTrainer({ learningRate: 1e-2, ...options });
+      // At three times the rate runs that differ by a rounding come 0.1 apart in 50 steps, to either side.
+      const trainer = smallTrainer({ learningRate: 3e-3, ...options });
       const losses: number[] = [];
       for (let step = 1; step <= 50; step++) losses.push((await trainer.train({ steps: step })).loss as number);
       return losses.slice(-10).reduce((total, loss) => total + loss / 10, 0);
     };
     const exact = await run({ mixedPrecision: fp32() });
-    expect(exact).toBeLessThan(2.7);
-    expect(Math.abs((await run({ mixedPrecision: bf16() })) - exact)).toBeLessThan(0.1);
-    expect(Math.abs((await run({ mixedPrecision: fp16() })) - exact)).toBeLessThan(0.1);
+    expect(exact).toBeLessThan(3);
+    expect(Math.abs((await run({ mixedPrecision: bf16() })) - exact)).toBeLessThan(0.05);
+    expect(Math.abs((await run({ mixedPrecision: fp16() })) - exact)).toBeLessThan(0.05);
   });
 
   test('a step whose gradients overflow changes nothing but the scale', async () => {
