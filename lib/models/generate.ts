@@ -9,6 +9,8 @@ import { describe } from '../describe.js';
 import { DeviceError, OptionError, ShapeError } from '../errors.js';
 import { DecodingCache, type CacheOptions } from '../nn/decoding-cache.js';
 import { cast } from '../ops/cast.js';
+import { argmax } from '../ops/softmax.js';
+import { sum } from '../ops/sum.js';
 import { checkSeed, Generator } from '../random.js';
 import { outsideScopes, tidy } from '../scope.js';
 import { tensor, type Tensor } from '../tensor.js';
@@ -141,15 +143,22 @@ async function* run(
   const going = prompts.map(() => true);
   let step: DecodingStep | null = null;
   try {
-    let logits = await readPrompts(model, prompts, cache, options.signal);
-    for (let made = 1; logits; made++) {
+    const first = await readPrompts(model, prompts, cache, options.signal);
+    let found: Found | null = first && { logits: first };
+    const likeliest = sampling.temperature === 0 && penalty === 1 && !withLog;
+    for (let made = 1; found; made++) {
       const next = new Array<number>(batch).fill(0);
       for (let sequence = 0; sequence < batch; sequence++) {
         if (!going[sequence]) continue;
-        const own = logits.subarray(sequence * vocabulary, (sequence + 1) * vocabulary);
-        const logOf = withLog ? logProbabilities(own) : null;
-        if (penalty !== 1) penalize(own, seen[sequence], penalty);
-        const token = sample(own, sampling, generators[sequence]);
+        let token: number;
+        let logOf: ((token: number) => number) | null = null;
+        if ('tokens' in found) token = found.tokens[sequence];
+        else {
+          const own = found.logits.subarray(sequence * vocabulary, (sequence + 1) * vocabulary);
+          logOf = withLog ? logProbabilities(own) : null;
+          if (penalty !== 1) penalize(own, seen[sequence], penalty);
+          token = sample(own, sampling, generators[sequence]);
+        }
         seen[sequence].add(token);
         const finish = stops.has(token) ? 'stop' : made === maxTokens ? 'length' : null;
         going[sequence] = finish === null;
@@ -157,8 +166,8 @@ async function* run(
         yield { sequence, token, finish, ...(logOf && { logProbability: logOf(token) }) };
       }
       if (!going.includes(true) || (await isAborted(options.signal))) return;
-      step ??= new DecodingStep(op, model, cache);
-      logits = await step.run(next, going);
+      step ??= new DecodingStep(op, model, cache, likeliest);
+      found = await step.run(next, going);
     }
   } finally {
     step?.dispose();
@@ -227,21 +236,38 @@ async function isAborted(signal: AbortSignal | undefined): Promise<boolean> {
   return signal?.aborted ?? false;
 }
 
+/** What a step has come to: the likeliest token of each sequence, or the logits [B, V] that one is to be drawn from. */
+type Found = { readonly tokens: Int32Array } | { readonly logits: Float32Array };
+
+/** What a captured step writes. */
+interface StepTensors {
+  /** [B, V] */
+  logits: Tensor;
+  /** int32 [B]: the first of the largest logits, and the sums of all. Where that is finite, no logit was NaN or infinite. */
+  likeliest: { tokens: Tensor; sums: Tensor } | null;
+}
+
 /** One more token of each sequence. Captured at first, where the device can do that, and replayed then. */
 class DecodingStep {
   private readonly ids: Tensor;
-  private graph: CapturedGraph<Tensor> | null = null;
+  private graph: CapturedGraph<StepTensors> | null = null;
 
   constructor(
     private readonly op: string,
     private readonly model: CausalLM,
     private readonly cache: DecodingCache,
+    /** Whether the likeliest tokens are all that is asked for: the device finds them, and the logits stay there. */
+    likeliest: boolean,
   ) {
     const { device } = model;
     this.ids = outsideScopes(() => tensor(new Int32Array(cache.batch), { shape: [cache.batch, 1], device }));
     if (device.type !== 'reference') {
       try {
-        this.graph = outsideScopes(() => capture(() => inference(() => model.nextLogits(this.ids, cache)), { device }));
+        const step = (): StepTensors => {
+          const logits = inference(() => model.nextLogits(this.ids, cache));
+          return { logits, likeliest: likeliest ? { tokens: argmax(logits), sums: sum(logits, { axis: 1 }) } : null };
+        };
+        this.graph = outsideScopes(() => capture(() => noGrad(step), { device }));
       } catch (error) {
         this.ids.dispose();
         throw error;
@@ -249,8 +275,8 @@ class DecodingStep {
     }
   }
 
-  /** The logits [B, V] after `tokens`, one of each sequence; a sequence that is not `going` does not grow. */
-  async run(tokens: readonly number[], going: readonly boolean[]): Promise<Float32Array> {
+  /** What follows `tokens`, one of each sequence; a sequence that is not `going` does not grow. */
+  async run(tokens: readonly number[], going: readonly boolean[]): Promise<Found> {
     const { model, cache, graph, ids } = this;
     const room = cache.capacity - Math.max(...cache.lengths);
     if (room < 1) throw new ShapeError(`${this.op}: expected a cache with room for one more token, got a full one`);
@@ -262,16 +288,25 @@ class DecodingStep {
       cache.setLengths(lengths);
       const values = (await logits.data()) as Float32Array;
       logits.dispose();
-      return values;
+      return { logits: values };
     }
+    const { logits, likeliest } = graph.result;
     // Whichever is waited for first tells of a failure.
-    const done = Promise.all([graph.replay(), graph.result.data()]);
+    const done = Promise.all([
+      graph.replay(),
+      ...(likeliest ? [likeliest.tokens.data(), likeliest.sums.data()] : [logits.data()]),
+    ]);
     cache.setLengths(lengths);
-    return (await done)[1] as Float32Array;
+    const [, values, sums] = await done;
+    if (!likeliest) return { logits: values as Float32Array };
+    // Elsewhere the logits themselves say what is wrong with them, or that nothing is.
+    const usable = (sums as Float32Array).every((each) => Number.isFinite(each));
+    return usable ? { tokens: values as Int32Array } : { logits: (await logits.data()) as Float32Array };
   }
 
   dispose(): void {
-    this.graph?.result.dispose();
+    const made = this.graph?.result;
+    for (const each of [made?.logits, made?.likeliest?.tokens, made?.likeliest?.sums]) each?.dispose();
     this.graph?.dispose();
     this.ids.dispose();
   }

@@ -282,6 +282,33 @@ describeBackends((device) => {
     expect(tokens).toHaveLength(1);
   });
 
+  test('the likeliest tokens are the same whether the device finds them or they are read off the logits', async () => {
+    using model = smallModel(device, { ternary: false });
+    const prompts = [[1, 2, 3], [30], [4, 5, 6, 7]];
+    const made = async (options: object): Promise<number[][]> => {
+      const out = prompts.map((): number[] => []);
+      for await (const { sequence, token } of generateBatch(model, prompts, {
+        maxTokens: 8,
+        temperature: 0,
+        ...options,
+      }))
+        out[sequence].push(token);
+      return out;
+    };
+    expect(await made({})).toEqual(await made({ logProbabilities: true }));
+  });
+
+  test.each([NaN, Infinity])('temperature 0: logits of %d in a later step are refused', async (value) => {
+    using model = smallModel(device, { ternary: false });
+    const run = async (): Promise<void> => {
+      for await (const token of generate(model, [1, 2], { maxTokens: 9, temperature: 0 })) {
+        expect(token).toBeGreaterThanOrEqual(0);
+        model.norm.weight.write(new Float32Array(model.norm.weight.size).fill(value));
+      }
+    };
+    await expect(run()).rejects.toThrow(OptionError);
+  });
+
   test('a batch of prompts gives the tokens of each alone, with their probabilities', async () => {
     using model = smallModel(device, { ternary: false });
     const prompts = [[1, 2, 3], [30], [4, 5, 6, 7, 8, 9, 10]];
