@@ -36,7 +36,8 @@ constexpr int VECTOR_BYTES = 16;
 constexpr int LANES = VECTOR_BYTES / 4;  // floats in a vector
 
 typedef float Vec __attribute__((vector_size(VECTOR_BYTES)));
-typedef float VecUnaligned __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+// Of floats, and of bytes that begin anywhere.
+typedef float VecUnaligned __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
 typedef int32_t VecInt __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint32_t VecUint __attribute__((vector_size(VECTOR_BYTES)));
 
