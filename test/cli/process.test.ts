@@ -65,7 +65,7 @@ const fake = (...args: string[]): Child =>
 test('the exit code and all output get through a pipe', async () => {
   expect(await fake('generate', 'hello', 'x').end).toEqual({ code: 0, signal: null, out: 'hello\n', errors: '' });
   const none =
-    'ternflash: expected a command (chat, generate, train, convert, quantize, bench, doctor), got none\nternflash --help says more.\n';
+    'ternflash: expected a command (chat, generate, train, convert, quantize, bench, build, doctor), got none\nternflash --help says more.\n';
   expect(await fake().end).toEqual({ code: 2, signal: null, out: '', errors: none });
 });
 

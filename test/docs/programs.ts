@@ -83,6 +83,7 @@ export function compile(programs: readonly Program[], folder: string): string[] 
     incremental: false,
     declaration: false,
     sourceMap: false,
+    inlineSources: false,
     noUnusedLocals: false, // a guide names what the reader goes on with
   };
   const host = ts.createCompilerHost(settings);
