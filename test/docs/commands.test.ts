@@ -20,6 +20,12 @@ const NOT_RUN = new Map([
   ['npm run demo', MINUTES],
   ['npm test', MINUTES],
   ['npm run build:ts', MINUTES],
+  ['npx ternflash build', 'compiles the addon in the package; test/cli/build and verify-package do'],
+  ['npx ternflash build --check', 'compiles the addon in the package; test/cli/build and verify-package do'],
+  [
+    'npx ternflash build --cuda --architectures 90-real',
+    'compiles the addon in the package; test/cli/build and verify-package do',
+  ],
   ['npm run bench', MINUTES],
   ['npm run bench -- flash-attention', MINUTES],
   ['npm run bench -- --suite model', MINUTES],
@@ -66,7 +72,7 @@ const COMMANDS: readonly Command[] = DOCUMENTS.flatMap((document) =>
     .map((text) => ({ document, text })),
 );
 
-const isRun = ({ text }: Command): boolean => /^npx ternflash /.test(text);
+const isRun = ({ text }: Command): boolean => /^npx ternflash (?!build)/.test(text);
 
 /** The words of a command; quotes keep words together. */
 const wordsOf = (text: string): string[] =>
