@@ -87,6 +87,22 @@ __device__ __forceinline__ void tma_store(const CUtensorMap* map, uint32_t sourc
                : "memory");
 }
 
+// The same of two dimensions.
+__device__ __forceinline__ void tma_load_2d(uint32_t target_smem, const CUtensorMap* map, uint32_t barrier_smem, int c0,
+                                            int c1, uint64_t l2_policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(target_smem),
+      "l"(map), "r"(barrier_smem), "r"(c0), "r"(c1), "l"(l2_policy)
+      : "memory");
+}
+
+__device__ __forceinline__ void tma_store_2d(const CUtensorMap* map, uint32_t source_smem, int c0, int c1) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+               "r"(source_smem), "r"(c0), "r"(c1)
+               : "memory");
+}
+
 __device__ __forceinline__ void tma_commit_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 // Waits until all stores of this thread have read what they store.
@@ -121,6 +137,37 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t row_smem, uint32_t a, uint3
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_smem), "r"(a), "r"(b),
                "r"(c), "r"(d)
                : "memory");
+}
+
+// The same, each transposed.
+__device__ __forceinline__ void stmatrix_x4_trans(uint32_t row_smem, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_smem), "r"(a), "r"(b),
+               "r"(c), "r"(d)
+               : "memory");
+}
+
+// Among the threads of a cluster: all come to it, and what they wrote to shared memory before can be read by all after.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile(
+      "barrier.cluster.arrive.aligned;\n"
+      "barrier.cluster.wait.aligned;" ::
+          : "memory");
+}
+
+// The address, for ld_cluster_16, of what lies at an address of shared memory in block `rank` of the cluster.
+__device__ __forceinline__ uint32_t map_cluster(uint32_t address_smem, int rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(address_smem), "r"(rank));
+  return address;
+}
+
+__device__ __forceinline__ int4 ld_cluster_16(uint32_t address) {
+  int4 v;
+  asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 
 }  // namespace ternflash::cuda

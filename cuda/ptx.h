@@ -45,6 +45,13 @@ __device__ __forceinline__ void cp_async_16(uint32_t target_smem, const void* so
                : "memory");
 }
 
+// The same of memory that is gone through in order: the L2 cache gets 256 bytes at once.
+__device__ __forceinline__ void cp_async_ahead_16(uint32_t target_smem, const void* source_gmem, bool valid) {
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(target_smem), "l"(source_gmem), "r"(bytes)
+               : "memory");
+}
+
 // The same for 4 bytes.
 __device__ __forceinline__ void cp_async_4(uint32_t target_smem, const void* source_gmem, bool valid) {
   const int bytes = valid ? 4 : 0;
@@ -82,6 +89,22 @@ __device__ __forceinline__ void st_shared_b32(uint32_t target_smem, uint32_t val
 // Waits until `threads` threads have come to named barrier `id` (0 is that of __syncthreads).
 __device__ __forceinline__ void bar_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// The same; whether all of them gave true.
+__device__ __forceinline__ bool bar_and(int id, int threads, bool value) {
+  uint32_t all;
+  asm volatile(
+      "{\n"
+      ".reg .pred one, every;\n"
+      "setp.ne.b32 one, %3, 0;\n"
+      "barrier.red.and.pred every, %1, %2, one;\n"
+      "selp.b32 %0, 1, 0, every;\n"
+      "}"
+      : "=r"(all)
+      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(value))
+      : "memory");
+  return all != 0;
 }
 
 // d[16, 8] += a[16, 16] b[16, 8]. Lane l holds of d: rows l/4 and l/4 + 8, columns 2(l%4) and the next.
@@ -143,6 +166,12 @@ __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+// For launch_early.
+__device__ __forceinline__ void wait_then_let_next_begin() {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
 }
 
 // 2^x, 2 ulp; 0 for -Infinity.

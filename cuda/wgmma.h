@@ -2,10 +2,11 @@
 // Copyright 2026 The Ternflash Authors
 //
 // Matrix products of a warpgroup (128 threads), code for sm_90a: d[64, N] (+)= a[64, 16] b[16, N] of 16-bit floats with
-// float32 sums (PTX ISA 9.0, wgmma.mma_async).
+// float32 sums, or a[64, 32] b[32, N] of int8 with int32 sums (PTX ISA 9.0, wgmma.mma_async).
 //
 // Lane l of warp w holds of d: rows 16w + l/4 (elements 4j and 4j + 1) and 8 below (4j + 2 and 4j + 3), columns 8j +
-// 2(l%4) and the next. Packed to 16 bits, 8 neighbouring elements are an operand a for the columns they are of.
+// 2(l%4) and the next. Packed to 16 bits, 8 neighbouring elements are an operand a for the columns they are of. Of an
+// operand a of int8 it holds, in these rows alternately, columns 4(l%4) to 4(l%4) + 3 and those 16 further.
 
 #ifndef TERNFLASH_CUDA_WGMMA_H_
 #define TERNFLASH_CUDA_WGMMA_H_
@@ -45,6 +46,12 @@ template <int COUNT>
 __device__ __forceinline__ void wgmma_pin(float (&d)[COUNT]) {
 #pragma unroll
   for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+template <int COUNT>
+__device__ __forceinline__ void wgmma_pin(int (&d)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) asm volatile("" : "+r"(d[i])::"memory");
 }
 
 template <class T, int N>
@@ -126,6 +133,39 @@ TERNFLASH_WGMMA_SIZES(__half, "f16")
 
 #undef TERNFLASH_WGMMA_SIZES
 #undef TERNFLASH_WGMMA
+
+#define TERNFLASH_INT_SUMS(i)                                                                                 \
+  "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), "+r"(d[i + 6]), \
+      "+r"(d[i + 7])
+#define TERNFLASH_INT_SUMS_8 TERNFLASH_INT_SUMS(0)
+#define TERNFLASH_INT_SUMS_16 TERNFLASH_INT_SUMS_8, TERNFLASH_INT_SUMS(8)
+#define TERNFLASH_INT_SUMS_32 TERNFLASH_INT_SUMS_16, TERNFLASH_INT_SUMS(16), TERNFLASH_INT_SUMS(24)
+#define TERNFLASH_INT_SUMS_64                                                                           \
+  TERNFLASH_INT_SUMS_32, TERNFLASH_INT_SUMS(32), TERNFLASH_INT_SUMS(40), TERNFLASH_INT_SUMS(48),        \
+      TERNFLASH_INT_SUMS(56)
+
+// As above.
+#define TERNFLASH_WGMMA_INT8(N, COUNT, R0, R1, R2, R3, R4, R5)                                                 \
+  template <>                                                                                                  \
+  struct Wgmma<int8_t, N> {                                                                                    \
+    /* a in registers, b in shared memory, rows along N. Without `accumulates` d is overwritten. */            \
+    static __device__ __forceinline__ void registers_shared(int (&d)[COUNT], const uint32_t* a, uint64_t b,    \
+                                                            bool accumulates) {                                \
+      asm volatile("{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %" #R5                                \
+                   ", 0;\n"                                                                                    \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k32.s32.s8.s8 {" TERNFLASH_TEXT_##COUNT "}, {%" #R0 \
+                   ", %" #R1 ", %" #R2 ", %" #R3 "}, %" #R4 ", accumulates;\n}"                                \
+                   : TERNFLASH_INT_SUMS_##COUNT                                                                \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulates)));  \
+    }                                                                                                          \
+  };
+
+TERNFLASH_WGMMA_INT8(16, 8, 8, 9, 10, 11, 12, 13)
+TERNFLASH_WGMMA_INT8(32, 16, 16, 17, 18, 19, 20, 21)
+TERNFLASH_WGMMA_INT8(64, 32, 32, 33, 34, 35, 36, 37)
+TERNFLASH_WGMMA_INT8(128, 64, 64, 65, 66, 67, 68, 69)
+
+#undef TERNFLASH_WGMMA_INT8
 
 }  // namespace ternflash::cuda
 

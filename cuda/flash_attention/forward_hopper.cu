@@ -3,30 +3,17 @@
 //
 // Launches the attention kernels for compute capability 9.0.
 
-#include <cudaTypedefs.h>
-
 #include <algorithm>
 #include <type_traits>
 
 #include "../early_launch.h"
 #include "../hopper.h"
+#include "../tensor_map.h"
 #include "forward_hopper.h"
 
 namespace ternflash::cuda {
 
 namespace {
-
-// From the driver, which is not linked against; null where there is none.
-PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
-  static const auto found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
-    return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? function : nullptr;
-  }();
-  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
-}
 
 // Boxes of 64 features and `box_rows` rows of one head; strides in elements of 2 bytes.
 template <class T>
