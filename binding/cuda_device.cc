@@ -181,10 +181,18 @@ bool CudaDevice::check(cudaError_t status) {
   return false;
 }
 
+// Names what is queued next, behind which no kernel begins early unless it says so.
+void CudaDevice::begin(const char* op) {
+  running_op_ = op;
+  lets_next_begin_ = false;
+}
+
 void CudaDevice::run(const char* op, Allocator& memory, const std::function<void(cuda::Context&)>& launch) {
   if (ended_) return;
   activate();
-  running_op_ = op;
+  const bool follows = lets_next_begin_;
+  begin(op);
+  follows_letting_op_ = follows;
   if (recent_ops_.size() == NAMED_OPS) recent_ops_.erase(recent_ops_.begin());
   recent_ops_.push_back(op);
   memory_ = &memory;
@@ -284,14 +292,14 @@ std::string CudaDevice::fault() const {
 
 void CudaDevice::poison(void* data, size_t bytes, size_t guard_bytes) {
   activate();
-  running_op_ = "allocate";
+  begin("allocate");
   check(cudaMemsetAsync(data, 0xff, bytes, stream_));
   check(cudaMemsetAsync(static_cast<uint8_t*>(data) + bytes, GUARD_VALUE, guard_bytes, stream_));
 }
 
 void CudaDevice::check_guard(const void* data, size_t bytes, size_t guard_bytes) {
   activate();
-  running_op_ = "free";
+  begin("free");
   cuda::check_guard(static_cast<const uint8_t*>(data) + bytes, guard_bytes, GUARD_VALUE,
                     failure_code("expected the bytes behind a tensor untouched, got them overwritten"), *this);
 }
@@ -299,7 +307,7 @@ void CudaDevice::check_guard(const void* data, size_t bytes, size_t guard_bytes)
 void CudaDevice::write(void* target, const uint8_t* source, size_t bytes) {
   if (bytes == 0 || ended_) return;
   activate();
-  running_op_ = "write";
+  begin("write");
   void* staged = bytes > STAGED_BYTES && !capture_ ? pinned_->take(bytes) : nullptr;
   if (!staged) {
     upload(target, source, bytes);
@@ -321,7 +329,7 @@ std::shared_ptr<void> CudaDevice::obtain_host(size_t bytes) {
 
 void CudaDevice::copy_to_host(std::shared_ptr<void> target, const void* source, size_t bytes) {
   activate();
-  running_op_ = "offload";
+  begin("offload");
   check(cudaMemcpyAsync(target.get(), source, bytes, cudaMemcpyDeviceToHost, stream_));
   Task task{};
   task.held = std::move(target);
@@ -330,7 +338,7 @@ void CudaDevice::copy_to_host(std::shared_ptr<void> target, const void* source, 
 
 void CudaDevice::copy_from_host(void* target, std::shared_ptr<void> source, size_t bytes) {
   activate();
-  running_op_ = "restore";
+  begin("restore");
   check(cudaMemcpyAsync(target, source.get(), bytes, cudaMemcpyHostToDevice, stream_));
   Task task{};
   task.held = std::move(source);
@@ -341,7 +349,7 @@ void CudaDevice::deliver(const char* op, uint8_t* target, const void* source, si
                          std::function<void(Failure)> done) {
   if (ended_) return;
   activate();
-  running_op_ = op;
+  begin(op);
   Task task{};
   task.target = target;
   task.bytes = bytes;
@@ -373,6 +381,7 @@ std::string CudaDevice::begin_capture() {
     return cudaGetErrorString(status);
   }
   capture_ = std::make_unique<Capture>();
+  lets_next_begin_ = false;
   capture_->failure_before = std::exchange(failure_, Failure{});
   capture_->ops_before = std::exchange(recent_ops_, {});
   return "";
@@ -380,7 +389,7 @@ std::string CudaDevice::begin_capture() {
 
 std::shared_ptr<Graph> CudaDevice::end_capture(Failure& failure) {
   activate();
-  running_op_ = "capture";
+  begin("capture");
   const std::unique_ptr<Capture> ended = std::move(capture_);
   cudaGraph_t graph = nullptr;
   check(cudaStreamEndCapture(stream_, &graph));
@@ -397,7 +406,7 @@ std::shared_ptr<Graph> CudaDevice::end_capture(Failure& failure) {
 void CudaDevice::replay(const std::shared_ptr<Graph>& graph) {
   if (ended_) return;
   activate();
-  running_op_ = "replay";
+  begin("replay");
   if (recent_ops_.size() == NAMED_OPS) recent_ops_.erase(recent_ops_.begin());
   recent_ops_.push_back(running_op_);
   check(cudaGraphLaunch(static_cast<const CudaGraph&>(*graph).executable, stream_));
@@ -417,6 +426,7 @@ void CudaDevice::drop(std::shared_ptr<Graph> graph) {
 }
 
 std::shared_ptr<Moment> CudaDevice::mark() {
+  lets_next_begin_ = false;
   const auto moment = std::make_shared<CudaMoment>();
   if (ended_) return moment;
   activate();

@@ -106,8 +106,12 @@ class CudaDevice final : public Device, public cuda::Context {
   int* tickets() const override { return tickets_; }
   cuda::FailureRecord* failure_record() const override { return failure_record_; }
   uint32_t failure_code(const char* message) override;
+  bool follows_letting_op() const override { return follows_letting_op_ && properties_.capability >= 90; }
+  void lets_next_begin() override { lets_next_begin_ = true; }
 
  private:
+  void begin(const char* op);
+
   // Something to be done once the stream has come to an event.
   struct Task {
     cudaEvent_t event;
@@ -149,6 +153,8 @@ class CudaDevice final : public Device, public cuda::Context {
   cuda::FailureRecord* failure_record_ = nullptr;
   int* tickets_ = nullptr;
   const char* running_op_ = "";
+  bool lets_next_begin_ = false;      // what was queued last
+  bool follows_letting_op_ = false;   // the op that runs
   Allocator* memory_ = nullptr;       // while an op is being launched
   std::vector<uint32_t> workspaces_;  // of that op, numbers in memory_
   size_t workspace_bytes_ = 0;        // of that op

@@ -6,6 +6,7 @@
 
 #include <float.h>
 
+#include "early_launch.h"
 #include "kernels.h"
 #include "strided.h"
 #include "vector.h"
@@ -58,6 +59,7 @@ __device__ __forceinline__ Chunk<T, W> load_operand(const T* source, bool dense)
 template <class T, int W>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     equal_shapes_kernel(BinaryKind kind, const T* a, const T* b, T* out, int64_t length) {
+  wait_then_let_next_begin();
   const int64_t vectors = length / W;
   const int64_t first = int64_t(blockIdx.x) * (BLOCK_THREADS * UNROLL) + threadIdx.x;
   Chunk<T, W> left[UNROLL];
@@ -128,8 +130,12 @@ void binary_of(const BinaryParams& p, Context& context) {
   const int last = axes.rank - 1;
   if (axes.rank == 0 || (axes.rank == 1 && axes.strides[0][0] == 1 && axes.strides[1][0] == 1)) {
     const int64_t blocks = std::max<int64_t>(1, ceil_div(p.out.length / W, BLOCK_THREADS * UNROLL));
-    equal_shapes_kernel<T, W><<<static_cast<unsigned>(blocks), BLOCK_THREADS, 0, context.stream()>>>(
-        p.kind, data_of<T>(p.a), data_of<T>(p.b), target_of<T>(p.out), p.out.length);
+    if constexpr (sizeof(T) > 1)
+      launch_early(equal_shapes_kernel<T, W>, static_cast<unsigned>(blocks), BLOCK_THREADS, 0, context, p.kind,
+                   data_of<T>(p.a), data_of<T>(p.b), target_of<T>(p.out), p.out.length);
+    else  // bytes may be packed weights
+      equal_shapes_kernel<T, W><<<static_cast<unsigned>(blocks), BLOCK_THREADS, 0, context.stream()>>>(
+          p.kind, data_of<T>(p.a), data_of<T>(p.b), target_of<T>(p.out), p.out.length);
     return;
   }
   bool vectors = axes.shape[last] % W == 0;

@@ -51,6 +51,12 @@ class Context {
   // [MAX_TICKETS] zeros, for a kernel whose blocks draw what they do next or count who is done; it leaves them zeros. Kernels of a stream follow one another and share them.
   virtual int* tickets() const = 0;
 
+  // For launches that begin early (early_launch.h). An op says lets_next_begin() if its last kernel lets the next begin after it waited itself, and
+  // the op writes no packed weights. Of an op that follows such a one, and nothing else was queued between, the first kernel may begin early: it
+  // may read packed weights at once, and everything else after it waited.
+  virtual bool follows_letting_op() const = 0;
+  virtual void lets_next_begin() = 0;
+
   // Where a kernel records a failure, see failure.cuh, and the code of its message.
   virtual FailureRecord* failure_record() const = 0;
   virtual uint32_t failure_code(const char* message) = 0;

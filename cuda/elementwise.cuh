@@ -6,6 +6,7 @@
 #ifndef TERNFLASH_CUDA_ELEMENTWISE_CUH_
 #define TERNFLASH_CUDA_ELEMENTWISE_CUH_
 
+#include "early_launch.h"
 #include "vector.h"
 
 namespace ternflash::cuda {
@@ -23,6 +24,7 @@ template <class Body, class T, int INPUTS, int OUTPUTS, int UNROLL>
 __global__ void __launch_bounds__(BLOCK_THREADS, 4)
     elementwise_kernel(const __grid_constant__ ElementwiseArguments<T, INPUTS, OUTPUTS> args,
                        const __grid_constant__ Body body) {
+  wait_then_let_next_begin();
   constexpr int W = LANES<T>;
   const int64_t vectors = args.length / W;
   const int64_t first = int64_t(blockIdx.x) * (BLOCK_THREADS * UNROLL) + threadIdx.x;
@@ -79,8 +81,8 @@ void launch_elementwise(const Tensor (&inputs)[INPUTS], const Tensor (&outputs)[
   args.length = outputs[0].length;
   if (args.length == 0) return;
   const int64_t blocks = std::max<int64_t>(1, ceil_div(args.length / LANES<T>, BLOCK_THREADS * UNROLL));
-  elementwise_kernel<Body, T, INPUTS, OUTPUTS, UNROLL>
-      <<<static_cast<unsigned>(blocks), BLOCK_THREADS, 0, context.stream()>>>(args, body);
+  launch_early(elementwise_kernel<Body, T, INPUTS, OUTPUTS, UNROLL>, static_cast<unsigned>(blocks), BLOCK_THREADS, 0,
+               context, args, body);
 }
 
 }  // namespace ternflash::cuda

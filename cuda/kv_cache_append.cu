@@ -8,6 +8,7 @@
 // each thread copies words of their runs. Else a warp takes the numbers of one head, which are rounded to the dtype of the
 // cache, or become codes with a scale, as lib/backend.ts says, equal to the bit on every backend.
 
+#include "early_launch.h"
 #include "kernels.h"
 #include "pages.cuh"
 
@@ -31,6 +32,7 @@ struct Positions {
 template <class V>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     append_kernel(const V* x, V* cache, int64_t words, int64_t stride, Positions to) {
+  wait_then_let_next_begin();
   x += blockIdx.y * words;
   cache += blockIdx.y * stride;
   if (to.positions) {
@@ -63,8 +65,8 @@ void launch(const KvCacheAppendParams& p, int64_t row_bytes, Context& context) {
                context.failure_code("expected positions in the cache, got one outside")};
   for (int64_t entry = 0; entry < p.batch; entry += MAX_ENTRIES) {
     const unsigned entries = static_cast<unsigned>(std::min(MAX_ENTRIES, p.batch - entry));
-    append_kernel<V><<<dim3(blocks, entries), BLOCK_THREADS, 0, context.stream()>>>(
-        x + entry * words, cache + entry * stride, words, stride, to);
+    launch_early(append_kernel<V>, dim3(blocks, entries), BLOCK_THREADS, 0, context, x + entry * words,
+                 cache + entry * stride, words, stride, to);
     if (to.positions) to.positions += MAX_ENTRIES;
   }
 }
@@ -89,6 +91,7 @@ struct HeadsTo {
 
 template <class T, class U>
 __global__ void __launch_bounds__(BLOCK_THREADS) store_kernel(const T* x, U* cache, const __grid_constant__ HeadsTo to) {
+  wait_then_let_next_begin();
   const int lane = threadIdx.x % 32;
   const int64_t number = int64_t(blockIdx.x) * STORE_WARPS + threadIdx.x / 32;
   if (number >= to.count) return;
@@ -147,7 +150,7 @@ void launch_store(const KvCacheAppendParams& p, Context& context) {
     using T = typename decltype(from)::type;
     const auto launch = [&](auto type) {
       using U = typename decltype(type)::type;
-      store_kernel<T, U><<<blocks, BLOCK_THREADS, 0, context.stream()>>>(data_of<T>(p.x), target_of<U>(p.cache), to);
+      launch_early(store_kernel<T, U>, blocks, BLOCK_THREADS, 0, context, data_of<T>(p.x), target_of<U>(p.cache), to);
     };
     if (p.cache.dtype == DType::INT8) launch(Type<int8_t>{});
     else with_float_type(p.cache.dtype, launch);

@@ -11,6 +11,7 @@
 #define TERNFLASH_CUDA_NORM_ROWS_CUH_
 
 #include "columns.cuh"
+#include "early_launch.h"
 #include "rows.cuh"
 
 namespace ternflash::cuda {
@@ -54,6 +55,7 @@ constexpr int NORM_BACKWARD_BLOCKS = std::max(
 template <class Shape, bool LAYER>
 __global__ void __launch_bounds__(Shape::Threads::THREADS, ROW_BLOCKS<Shape>)
     norm_kernel(const __grid_constant__ NormArguments<typename Shape::Element> args) {
+  wait_then_let_next_begin();
   using T = typename Shape::Element;
   using Index = typename Shape::Index;
   constexpr int W = Shape::W;
@@ -352,7 +354,7 @@ void launch_norm(const NormArguments<T>& args, Context& context) {
   with_row_shape<T>(args.cols, [&](auto shape) {
     using Shape = decltype(shape);
     const unsigned blocks = grid_size(ceil_div(args.rows, Shape::Threads::IN_BLOCK), context, 2 * ROW_BLOCKS<Shape>);
-    norm_kernel<Shape, LAYER><<<blocks, Shape::Threads::THREADS, 0, context.stream()>>>(args);
+    launch_early(norm_kernel<Shape, LAYER>, blocks, Shape::Threads::THREADS, 0, context, args);
   });
 }
 

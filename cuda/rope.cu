@@ -9,6 +9,7 @@
 // cosines of its tokens, which all heads share, and turns what has come. An item is the features that a thread turns at
 // once: two vectors, one of each half, or one vector of neighbours.
 
+#include "early_launch.h"
 #include "kernels.h"
 #include "strided.h"
 #include "vector.h"
@@ -42,6 +43,7 @@ struct RopeArguments {
 
 template <class T, int W, bool INTERLEAVED>
 __global__ void __launch_bounds__(BLOCK_THREADS) rope_kernel(const __grid_constant__ RopeArguments<T> args) {
+  wait_then_let_next_begin();
   __shared__ float2 rotations[TABLE];  // cosine and sine
   const int64_t first_token = int64_t(blockIdx.x / args.parts) * args.block_tokens;
   const uint32_t first_item = blockIdx.x % args.parts * BLOCK_ITEMS;
@@ -145,7 +147,7 @@ void launch(const RopeParams& p, Context& context) {
   constexpr double TURN = 6.283185307179586477;
   for (int64_t pair = 0; pair < p.pairs; pair++) args.turns[pair] = p.frequencies[pair] / TURN;
   const int64_t blocks = ceil_div(p.tokens, args.block_tokens) * int64_t(args.parts);
-  rope_kernel<T, W, INTERLEAVED><<<static_cast<unsigned>(blocks), BLOCK_THREADS, 0, context.stream()>>>(args);
+  launch_early(rope_kernel<T, W, INTERLEAVED>, static_cast<unsigned>(blocks), BLOCK_THREADS, 0, context, args);
 }
 
 template <class T>

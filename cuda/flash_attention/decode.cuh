@@ -156,6 +156,7 @@ __device__ __forceinline__ void plan(const DecodeArguments& args, uint32_t* chun
 template <class T, int D, int WARPS, int STAGES, int BLOCKS_PER_SM>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     attention_decode(const __grid_constant__ DecodeArguments args) {
+  wait_then_let_next_begin();
   using Layout = DecodeLayout<D, WARPS, STAGES>;
   constexpr int VECTORS = D / 4;  // of a row of sums
   constexpr int O_TILES = D / 8;

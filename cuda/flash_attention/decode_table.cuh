@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "../early_launch.h"
 #include "decode.cuh"
 
 namespace ternflash::cuda {
@@ -82,7 +83,7 @@ void launch_decode_of(const DecodeVariant& variant, const AttentionArguments& at
   args.tickets = context.tickets();
   args.failure = context.failure_record();
   args.failure_code = failure_code;
-  variant.kernel<<<static_cast<unsigned>(blocks), variant.threads, variant.shared_bytes, context.stream()>>>(args);
+  launch_early(variant.kernel, static_cast<unsigned>(blocks), variant.threads, variant.shared_bytes, context, args);
   check(cudaGetLastError());
 }
 

@@ -88,6 +88,7 @@ __global__ void copy_sequences(const int* cu_seqlens, int batch, int heads, long
 
 // Whether each batch entry has as many keys as there is room for; the kernels take those there is room for. One block.
 __global__ void check_held_keys(const int* held, int added, int most, int batch, FailureRecord* failure, uint32_t failure_code) {
+  wait_then_let_next_begin();
   __shared__ unsigned long long shared;
   int64_t position = INT64_MAX;
   for (int b = threadIdx.x; b < batch && position == INT64_MAX; b += SEQUENCE_THREADS)
@@ -193,10 +194,9 @@ constexpr const char* TOO_MANY_TOKENS = "expected tokens that fit into the cache
 // Reports a failure unless packed sequences lie within the tensors and are no longer than said. False without workspace.
 bool check_sequences(const AttentionShape& shape, const HopperSections& sections, Sequences& sequences, Context& context) {
   if (shape.held_keys.data) {
-    check_held_keys<<<1, SEQUENCE_THREADS, 0, context.stream()>>>(
-        static_cast<const int*>(shape.held_keys.data), static_cast<int>(shape.added_keys), static_cast<int>(shape.keys),
-        static_cast<int>(shape.batch), context.failure_record(),
-        context.failure_code(TOO_MANY_TOKENS));
+    launch_early(check_held_keys, 1, SEQUENCE_THREADS, 0, context, static_cast<const int*>(shape.held_keys.data),
+                 static_cast<int>(shape.added_keys), static_cast<int>(shape.keys), static_cast<int>(shape.batch),
+                 context.failure_record(), context.failure_code(TOO_MANY_TOKENS));
   }
   if (!shape.cu_seqlens.data) return true;
   int* copy = static_cast<int*>(context.workspace(static_cast<size_t>(2 * (shape.batch + 1) + sections.count + 1) * sizeof(int)));
