@@ -316,14 +316,14 @@ struct DequantizeTernaryParams {
 
 struct QuantizeActivationsParams {
   Tensor x;       // [M, K]
-  Tensor codes;   // int8 [M, K]
+  Tensor codes;   // int8 [M, K rounded up to 64], in the device's order
   Tensor scales;  // float32 [M]
   int64_t rows;
   int64_t cols;
 };
 
 struct TernaryMatmulInt8Params {
-  Tensor codes;              // int8 [M, K]
+  Tensor codes;              // int8, as of quantize_activations
   Tensor activation_scales;  // float32 [M]
   Tensor packed;             // uint8 [N, ceil(K/4)]
   Tensor weight_scale;       // float32 [1] or [N]
@@ -357,7 +357,7 @@ struct TernaryMatmulBackwardParams {
 
 struct BitLinearWeightBackwardParams {
   Tensor d_out;              // [M, N]
-  Tensor codes;              // int8 [M, K]
+  Tensor codes;              // int8, as of quantize_activations
   Tensor activation_scales;  // float32 [M]
   Tensor d_weight;           // [N, K]
   int64_t m;

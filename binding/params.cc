@@ -11,6 +11,9 @@ namespace {
 
 int64_t packed_bytes(int64_t rows, int64_t cols) { return rows * ((cols + 3) / 4); }
 
+// Rows of whole units of 64, which some devices fill.
+int64_t code_count(int64_t rows, int64_t cols) { return rows * ((cols + 63) / 64 * 64); }
+
 // Elements reachable through a shape and strides.
 int64_t strided_length(int rank, const int64_t* shape, const int64_t* strides) {
   int64_t last = 0;
@@ -417,7 +420,7 @@ void read(const Args& args, Call<QuantizeActivationsParams>& call) {
   p.rows = args.integer("rows");
   p.cols = args.integer("cols");
   p.x = args.tensor("x", p.rows * p.cols);
-  p.codes = args.tensor("codes", p.rows * p.cols);
+  p.codes = args.tensor("codes", code_count(p.rows, p.cols));
   p.scales = args.tensor("scales", p.rows);
 }
 
@@ -426,7 +429,7 @@ void read(const Args& args, Call<TernaryMatmulInt8Params>& call) {
   p.m = args.integer("m");
   p.n = args.integer("n");
   p.k = args.integer("k");
-  p.codes = args.tensor("codes", p.m * p.k);
+  p.codes = args.tensor("codes", code_count(p.m, p.k));
   p.activation_scales = args.tensor("activationScales", p.m);
   p.packed = args.tensor("packed", packed_bytes(p.n, p.k));
   p.weight_scale = scale_tensor(args, "weightScale", p.n);
@@ -463,7 +466,7 @@ void read(const Args& args, Call<BitLinearWeightBackwardParams>& call) {
   p.n = args.integer("n");
   p.k = args.integer("k");
   p.d_out = args.tensor("dOut", p.m * p.n);
-  p.codes = args.tensor("codes", p.m * p.k);
+  p.codes = args.tensor("codes", code_count(p.m, p.k));
   p.activation_scales = args.tensor("activationScales", p.m);
   p.d_weight = args.tensor("dWeight", p.n * p.k);
 }

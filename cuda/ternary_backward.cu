@@ -37,7 +37,7 @@ enum class Gradient { INPUT, WEIGHT };
 template <class T>
 struct GradientArguments {
   const T* d_out;      // INPUT: [rows, depth], WEIGHT: [depth, rows]
-  const uint8_t* b;    // INPUT: packed trits, WEIGHT: codes; [depth, b_pitch]
+  const uint8_t* b;    // INPUT: packed trits, WEIGHT: codes in the order of ternary_codes.h; [depth, b_pitch]
   const T* factors;    // of the rows of B, [depth rounded up to DEPTH], or null
   const float* scale;  // of all, or null
   float factor;        // of all
@@ -95,6 +95,27 @@ __device__ __forceinline__ __nv_bfloat162 codes_to_pair<__nv_bfloat16>(uint32_t 
   const uint32_t biased = lop3_and_xor(codes, 0x007f007fu, offset);
   const uint32_t bias = lop3_and_xor(codes, 0x00800080u, offset);
   return __hsub2(pair_of<__nv_bfloat16>(biased), pair_of<__nv_bfloat16>(bias));
+}
+
+// Of four neighbouring lanes, lane r has what belongs to features 4 i + r of a block of 64 in chunk[i]; it gets those
+// of features 16 r to 16 r + 15.
+__device__ __forceinline__ void gather_features(const float (&chunk)[16], float (&features)[16]) {
+  const int lane = threadIdx.x % 4;
+#pragma unroll
+  for (int distance = 0; distance < 4; distance++) {
+    const int other = lane ^ distance;
+    float received[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float sent = other == 0 ? chunk[i] : other == 1 ? chunk[4 + i] : other == 2 ? chunk[8 + i] : chunk[12 + i];
+      received[i] = __shfl_xor_sync(0xffffffff, sent, distance);
+    }
+#pragma unroll
+    for (int from = 0; from < 4; from++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (from == other) features[4 * i + from] = received[i];
+  }
 }
 
 template <Gradient GRADIENT, int BM>
@@ -253,7 +274,22 @@ __global__ void __launch_bounds__(THREADS, 2) gradient_tiles(const __grid_consta
   }
 
   // A thread has sixteen neighbouring columns of each of its rows: the eight of tile columns 2 (lane % 4), then those
-  // of the next.
+  // of the next. Of codes they are chunk lane % 4 of a block of 64, with every fourth feature: the four threads that
+  // have the block exchange them.
+  if constexpr (!INPUT) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float chunk[16];
+#pragma unroll
+        for (int i = 0; i < 16; i++) chunk[i] = sum[m][i % 8][2 * half + i / 8];
+        float features[16];
+        gather_features(chunk, features);
+#pragma unroll
+        for (int i = 0; i < 16; i++) sum[m][i % 8][2 * half + i / 8] = features[i];
+      }
+  }
   const int column = first_column + warp_column + 16 * (lane % 4);
   if (column >= args.columns) return;
   const float factor = args.scale ? args.factor * *args.scale : args.factor;
@@ -377,7 +413,7 @@ template <class T>
 void weight_gradient(const BitLinearWeightBackwardParams& p, Context& context) {
   GradientArguments<T> args = {};
   args.d_out = static_cast<const T*>(p.d_out.data);
-  args.b = static_cast<const uint8_t*>(padded_rows(p.codes.data, p.m, p.k, padded_features(p.k), 0, context));
+  args.b = static_cast<const uint8_t*>(p.codes.data);
   args.b_pitch = static_cast<int>(padded_features(p.k));
   args.factors = make_factors<T>(p.activation_scales, 1.0f / CODE_UNIT<T>, context);
   if (!args.b || !args.factors) return;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "ternary_codes.h"
 #include "ternary_float32.h"
 #include "ternary_fragments.h"
 #include "ternary_rows.h"
@@ -57,10 +58,12 @@ struct TritColumns {
 
 struct CodeColumns {
   static constexpr bool ALONG = false;
-  const int8_t* codes;  // [d, j]
+  const int8_t* codes;  // [d, j], in the order of ternary_codes.h
   int64_t pitch;
   const float* scales;  // of d
-  __device__ __forceinline__ float operator()(int j, int d) const { return float(codes[d * pitch + j]) / scales[d]; }
+  __device__ __forceinline__ float operator()(int j, int d) const {
+    return float(codes[d * pitch + code_position(j)]) / scales[d];
+  }
 };
 
 template <class A, class B>
@@ -350,7 +353,8 @@ void ternary_matmul_backward_float32(const TernaryMatmulBackwardParams& p, Conte
 void bit_linear_weight_backward_float32(const BitLinearWeightBackwardParams& p, Context& context) {
   FloatProduct<FloatColumns, CodeColumns> args = {};
   args.a = {static_cast<const float*>(p.d_out.data), p.n};
-  args.b = {static_cast<const int8_t*>(p.codes.data), p.k, static_cast<const float*>(p.activation_scales.data)};
+  args.b = {static_cast<const int8_t*>(p.codes.data), padded_features(p.k),
+            static_cast<const float*>(p.activation_scales.data)};
   args.out = static_cast<float*>(p.d_weight.data);
   args.rows = static_cast<int>(p.n);
   args.columns = static_cast<int>(p.k);

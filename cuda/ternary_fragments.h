@@ -3,10 +3,11 @@
 //
 // Operands of the tensor cores from packed ternary weights and rows of activations.
 //
-// A product does not depend on the order of the features as long as both operands have the same one. So a thread takes
-// 16 bytes of a row of activations as they lie (a chunk: 16 int8 codes, or 8 elements of 16 bits), and the trits of the
-// same features from the word of 16 that holds them; each gives four registers, and register pairs (0, 1) and (2, 3)
-// are what the thread holds of an operand in two mma steps.
+// A product does not depend on the order of the features as long as both operands have the same one. Of 16-bit floats a
+// thread takes 16 bytes of a row as they lie (a chunk of 8 elements), and the trits of the same features from the word
+// of 16 that holds them; each gives four registers, and register pairs (0, 1) and (2, 3) are what the thread holds of an
+// operand in two mma steps. Codes lie in the order of ternary_codes.h: register r of a word is for 4 bytes of chunk r of
+// the block of 64.
 //
 // Trits are made from codes without a subtraction: as two's complement numbers of two bits, moved to the top of the
 // element they become 0 and +-64 as int8 and 0 and +-2.0 as float16 or bfloat16; `unscaled` takes that back.
@@ -55,23 +56,12 @@ struct TernaryFragments {
 template <>
 struct TernaryFragments<int8_t> {
   using Sum = int;
-  static constexpr int CHUNK = 16;
 
   // Byte b of register r belongs to feature 4b + r.
   static __device__ __forceinline__ void trits(uint32_t word, int, uint32_t (&r)[4]) {
     const uint32_t codes = signed_trits(word);
 #pragma unroll
     for (int i = 0; i < 4; i++) r[i] = codes << (6 - 2 * i) & 0xc0c0c0c0u;
-  }
-  static __device__ __forceinline__ void activations(const uint4& chunk, uint32_t (&r)[4]) {
-    const uint32_t low_01 = __byte_perm(chunk.x, chunk.y, 0x5140);
-    const uint32_t low_23 = __byte_perm(chunk.z, chunk.w, 0x5140);
-    const uint32_t high_01 = __byte_perm(chunk.x, chunk.y, 0x7362);
-    const uint32_t high_23 = __byte_perm(chunk.z, chunk.w, 0x7362);
-    r[0] = __byte_perm(low_01, low_23, 0x5410);
-    r[1] = __byte_perm(low_01, low_23, 0x7632);
-    r[2] = __byte_perm(high_01, high_23, 0x5410);
-    r[3] = __byte_perm(high_01, high_23, 0x7632);
   }
   static __device__ __forceinline__ void multiply(Sum (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     mma_m16n8k32(d, a, b0, b1);

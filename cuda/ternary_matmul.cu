@@ -3,9 +3,10 @@
 //
 // out = x W^T for packed ternary W [n, k], x [m, k] of int8 codes or of 16-bit floats.
 //
-//   stream  Few tokens: the packed weights are read once and set the time. Eight warps share 16 or 32 rows of W along
-//           k; a thread loads 64 trits at a time, two loads ahead, straight into registers. W is operand A of the
-//           tensor cores, the tokens are operand B.
+//   stream  Few tokens: the packed weights are read once and set the time. The warps of a block share 16 or more rows
+//   of
+//           W along k; a thread loads 64 trits at a time, two loads ahead, straight into registers, the first ones
+//           before the kernel in front of this one is done. W is operand A of the tensor cores, tokens are operand B.
 //   tiles   Many tokens: four warps compute a tile of BM tokens by 128 rows of W. Both come through shared memory, W
 //           packed, STAGES - 1 steps ahead; trits are spread in registers on the way to the tensor cores. Where there
 //           are too few tiles to fill the device the sum over k is split; a second kernel adds the parts in order.
@@ -16,9 +17,13 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "early_launch.h"
 #include "kernels.h"
+#include "ternary_decode.h"
 #include "ternary_float32.h"
 #include "ternary_fragments.h"
+#include "ternary_hopper.h"
+#include "ternary_product.h"
 #include "ternary_rows.h"
 #include "tile.h"
 #include "vector.h"
@@ -27,65 +32,92 @@ namespace ternflash::cuda {
 
 namespace {
 
-template <class X, class Out>
-struct Product {
-  using Sum = typename TernaryFragments<X>::Sum;
-  const X* x;
-  const uint8_t* packed;
-  const float* weight_scale;
-  const float* activation_scales;  // of int8 x
-  const Out* bias;
-  Out* out;
-  Sum* partial;  // [splits, m, n], or null without a split
-  int m;
-  int n;
-  int k;  // a multiple of FEATURE_UNIT
-  bool row_scales;
-  int k_per_split;
-  int row_tiles;
-  int column_tiles;
-};
-
-template <class X>
-constexpr bool IS_INT8 = std::is_same_v<X, int8_t>;
-
-// The float epilogue of COUNT neighbouring results of one token: `sums` are unscaled, `scales` and `bias` their rows'.
-template <class X, int COUNT>
-__device__ __forceinline__ void finish(const typename TernaryFragments<X>::Sum (&sums)[COUNT],
-                                       const float (&scales)[COUNT], bool row_scales, float token_scale, bool has_bias,
-                                       const float (&bias)[COUNT], float (&values)[COUNT]) {
-  using Fragments = TernaryFragments<X>;
-  const float common = Fragments::factor(scales[0], token_scale);
-#pragma unroll
-  for (int i = 0; i < COUNT; i++) {
-    const float factor = row_scales ? Fragments::factor(scales[i], token_scale) : common;
-    // The integer sum of a row whose scale is 0 is 0: the sign of the result could tell.
-    const auto sum = IS_INT8<X> && scales[i] == 0.0f ? 0 : sums[i];
-    values[i] = Fragments::value(sum, factor);
-    if (has_bias) values[i] = __fadd_rn(values[i], bias[i]);
-  }
-}
-
 // ---- Few tokens
 
-constexpr int STREAM_WARPS = 8;
 constexpr int STREAM_FEATURES = 256;  // of a warp and step
-constexpr int MOST_STREAMED_TOKENS = 32;
+constexpr int STREAM_DEPTH = 2;       // steps ahead
+constexpr int MOST_STREAMED_TOKENS = 16;
+
+template <int ROW_TILES, int TOKEN_TILES>
+struct StreamSizes {
+  static constexpr int MOST_WARPS = TOKEN_TILES == 1 ? 16 : 8;
+  static constexpr int ROWS = 16 * ROW_TILES;
+  static constexpr int TOKENS = 8 * TOKEN_TILES;
+  static constexpr int PITCH = ROWS + 4;
+  static constexpr int WARP_BYTES = TOKENS * PITCH * 4;  // of sums in shared memory
+};
+
+// The tokens' operands of the 64 features that a thread has of a step: `operands` calls with what is multiplied at
+// once.
+template <class X, int TOKEN_TILES>
+struct StreamTokens {
+  const X* rows[TOKEN_TILES];  // this thread's features of step 0, of token 8 i + lane / 4
+
+  // body(w, c, s, b): b[i] are two registers for trits s and s + 1 of chunk c of word w.
+  template <class Body>
+  __device__ __forceinline__ void operands(int feature, bool inside, const Body& body) const {
+    if constexpr (IS_INT8<X>) {
+#pragma unroll
+      for (int s = 0; s < 4; s += 2) {
+        uint4 chunks[TOKEN_TILES][2];
+#pragma unroll
+        for (int i = 0; i < TOKEN_TILES; i++)
+#pragma unroll
+          for (int r = 0; r < 2; r++) chunks[i][r] = load(i, feature + 16 * (s + r), inside);
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+          uint32_t b[TOKEN_TILES][2];
+#pragma unroll
+          for (int i = 0; i < TOKEN_TILES; i++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) b[i][r] = word(chunks[i][r], w);
+          body(w, 0, s, b);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int w = 0; w < 4; w++)
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+          uint4 chunks[TOKEN_TILES];
+#pragma unroll
+          for (int i = 0; i < TOKEN_TILES; i++) chunks[i] = load(i, feature + 16 * w + 8 * c, inside);
+#pragma unroll
+          for (int s = 0; s < 4; s += 2) {
+            uint32_t b[TOKEN_TILES][2];
+#pragma unroll
+            for (int i = 0; i < TOKEN_TILES; i++) {
+              b[i][0] = word(chunks[i], s);
+              b[i][1] = word(chunks[i], s + 1);
+            }
+            body(w, c, s, b);
+          }
+        }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ uint4 load(int tile, int feature, bool inside) const {
+    return inside ? *reinterpret_cast<const uint4*>(rows[tile] + feature) : uint4{0, 0, 0, 0};
+  }
+  static __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+  }
+};
 
 template <class X, class Out, int ROW_TILES, int TOKEN_TILES>
-__global__ void __launch_bounds__(32 * STREAM_WARPS) ternary_stream(const __grid_constant__ Product<X, Out> args) {
+__global__ void __launch_bounds__(32 * StreamSizes<ROW_TILES, TOKEN_TILES>::MOST_WARPS, 1)
+    ternary_stream(const __grid_constant__ Product<X, Out> args) {
   using Fragments = TernaryFragments<X>;
   using Sum = typename Fragments::Sum;
-  constexpr int DEPTH = 2;
-  constexpr int ROWS = 16 * ROW_TILES;
-  constexpr int TOKENS = 8 * TOKEN_TILES;
-  constexpr int PITCH = ROWS + 4;
-  constexpr int CHUNKS = 16 / Fragments::CHUNK;  // of a word's features
-  __shared__ Sum sums_smem[STREAM_WARPS][TOKENS][PITCH];
+  using Sizes = StreamSizes<ROW_TILES, TOKEN_TILES>;
+  extern __shared__ __align__(1024) uint8_t shared[];
+  Sum* sums_smem = reinterpret_cast<Sum*>(shared);  // [warps, TOKENS, PITCH]
 
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const int first_row = blockIdx.x * ROWS;
+  const int warps = blockDim.x / 32;
+  const int first_row = blockIdx.x * Sizes::ROWS;
   const int window = lane % 4 * 64;  // this thread's features of a step
   const int steps = (args.k + STREAM_FEATURES - 1) / STREAM_FEATURES;
 
@@ -96,19 +128,8 @@ __global__ void __launch_bounds__(32 * STREAM_WARPS) ternary_stream(const __grid
 #pragma unroll
     for (int half = 0; half < 2; half++)
       rows[i][half] = args.packed + int64_t(min(first_row + 16 * i + 8 * half + lane / 4, args.n - 1)) * (args.k / 4);
-  const X* tokens[TOKEN_TILES];
-#pragma unroll
-  for (int i = 0; i < TOKEN_TILES; i++) tokens[i] = args.x + int64_t(min(8 * i + lane / 4, args.m - 1)) * args.k;
 
-  Sum sums[ROW_TILES][TOKEN_TILES][4];
-#pragma unroll
-  for (int i = 0; i < ROW_TILES; i++)
-#pragma unroll
-    for (int j = 0; j < TOKEN_TILES; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
-
-  uint4 ahead[DEPTH][ROW_TILES][2];
+  uint4 ahead[STREAM_DEPTH][ROW_TILES][2];
   const auto load = [&](int step, uint4(&words)[ROW_TILES][2]) {
     if (step >= steps) return;
     const int feature = min(step * STREAM_FEATURES + window, args.k - 64);
@@ -117,43 +138,11 @@ __global__ void __launch_bounds__(32 * STREAM_WARPS) ternary_stream(const __grid
 #pragma unroll
       for (int half = 0; half < 2; half++) words[i][half] = ld_once_16(rows[i][half] + feature / 4);
   };
-  // EXACT: all features of the step are there; otherwise they may be beyond k, and are 0.
-  const auto multiply = [&](int step, const uint4(&words)[ROW_TILES][2], auto exact) {
-    constexpr bool EXACT = decltype(exact)::value;
-    const int feature = step * STREAM_FEATURES + window;
-    const bool inside = EXACT || feature < args.k;
 #pragma unroll
-    for (int w = 0; w < 4; w++)
-#pragma unroll
-      for (int c = 0; c < CHUNKS; c++) {
-        uint32_t b[TOKEN_TILES][4];
-#pragma unroll
-        for (int j = 0; j < TOKEN_TILES; j++) {
-          uint4 chunk = {0, 0, 0, 0};
-          if (inside)
-            chunk = __ldg(reinterpret_cast<const uint4*>(tokens[j] + feature + 16 * w + Fragments::CHUNK * c));
-          Fragments::activations(chunk, b[j]);
-        }
-#pragma unroll
-        for (int i = 0; i < ROW_TILES; i++) {
-          uint32_t trits[2][4];
-#pragma unroll
-          for (int half = 0; half < 2; half++) {
-            const uint4& four = words[i][half];
-            Fragments::trits(w == 0 ? four.x : w == 1 ? four.y : w == 2 ? four.z : four.w, c, trits[half]);
-          }
-#pragma unroll
-          for (int s = 0; s < 4; s += 2) {
-            const uint32_t a[4] = {trits[0][s], trits[1][s], trits[0][s + 1], trits[1][s + 1]};
-#pragma unroll
-            for (int j = 0; j < TOKEN_TILES; j++) Fragments::multiply(sums[i][j], a, b[j][s], b[j][s + 1]);
-          }
-        }
-      }
-  };
+  for (int d = 0; d < STREAM_DEPTH; d++) load(warp + d * warps, ahead[d]);
+  let_next_kernel_begin();  // before waiting: this kernel writes no weights, and the one behind it reads nothing else
+  wait_for_kernel_before();
 
-#pragma unroll
-  for (int d = 0; d < DEPTH; d++) load(warp + d * STREAM_WARPS, ahead[d]);
   // Rows left out by their scale are not read, but for what is under way before it is known. (A sum of floats is not to
   // lose a NaN that way.)
   if (IS_INT8<X> && args.row_scales) {
@@ -164,40 +153,74 @@ __global__ void __launch_bounds__(32 * STREAM_WARPS) ternary_stream(const __grid
         if (args.weight_scale[min(first_row + 16 * i + 8 * half + lane / 4, args.n - 1)] == 0.0f)
           rows[i][half] = args.packed;
   }
+  StreamTokens<X, TOKEN_TILES> tokens;
+#pragma unroll
+  for (int i = 0; i < TOKEN_TILES; i++)
+    tokens.rows[i] = args.x + int64_t(min(8 * i + lane / 4, args.m - 1)) * args.k + window;
+  Sum sums[ROW_TILES][TOKEN_TILES][4];
+#pragma unroll
+  for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+    for (int j = 0; j < TOKEN_TILES; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
+
+  // EXACT: all features of the step are there; otherwise they may be beyond k, and are 0.
+  const auto multiply = [&](int step, const uint4(&words)[ROW_TILES][2], auto exact) {
+    constexpr bool EXACT = decltype(exact)::value;
+    const int feature = step * STREAM_FEATURES;
+    tokens.operands(
+        feature, EXACT || feature + window < args.k, [&](int w, int c, int s, const uint32_t(&b)[TOKEN_TILES][2]) {
+#pragma unroll
+          for (int i = 0; i < ROW_TILES; i++) {
+            uint32_t trits[2][4];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const uint4& four = words[i][half];
+              Fragments::trits(w == 0 ? four.x : w == 1 ? four.y : w == 2 ? four.z : four.w, c, trits[half]);
+            }
+            const uint32_t a[4] = {trits[0][s], trits[1][s], trits[0][s + 1], trits[1][s + 1]};
+#pragma unroll
+            for (int j = 0; j < TOKEN_TILES; j++) Fragments::multiply(sums[i][j], a, b[j][0], b[j][1]);
+          }
+        });
+  };
   int step = warp;
 #pragma unroll 1
-  for (; (step + (DEPTH - 1) * STREAM_WARPS + 1) * STREAM_FEATURES <= args.k; step += DEPTH * STREAM_WARPS)
+  for (; (step + (STREAM_DEPTH - 1) * warps + 1) * STREAM_FEATURES <= args.k; step += STREAM_DEPTH * warps)
 #pragma unroll
-    for (int d = 0; d < DEPTH; d++) {
+    for (int d = 0; d < STREAM_DEPTH; d++) {
       uint4 now[ROW_TILES][2];
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) now[i][half] = ahead[d][i][half];
-      load(step + (d + DEPTH) * STREAM_WARPS, ahead[d]);
-      multiply(step + d * STREAM_WARPS, now, std::true_type());
+      load(step + (d + STREAM_DEPTH) * warps, ahead[d]);
+      multiply(step + d * warps, now, std::true_type());
     }
 #pragma unroll
-  for (int d = 0; d < DEPTH; d++)
-    if (step + d * STREAM_WARPS < steps) multiply(step + d * STREAM_WARPS, ahead[d], std::false_type());
+  for (int d = 0; d < STREAM_DEPTH; d++)
+    if (step + d * warps < steps) multiply(step + d * warps, ahead[d], std::false_type());
 
+  const auto sum_of = [&](int w, int token, int row) -> Sum& {
+    return sums_smem[(w * Sizes::TOKENS + token) * Sizes::PITCH + row];
+  };
 #pragma unroll
   for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
     for (int j = 0; j < TOKEN_TILES; j++)
 #pragma unroll
       for (int e = 0; e < 4; e++)
-        sums_smem[warp][8 * j + 2 * (lane % 4) + e % 2][16 * i + 8 * (e / 2) + lane / 4] =
+        sum_of(warp, 8 * j + 2 * (lane % 4) + e % 2, 16 * i + 8 * (e / 2) + lane / 4) =
             Fragments::unscaled(sums[i][j][e]);
   __syncthreads();
 #pragma unroll 1
-  for (int i = threadIdx.x; i < ROWS * TOKENS; i += 32 * STREAM_WARPS) {
-    const int token = i / ROWS;
-    const int row = first_row + i % ROWS;
+  for (int i = threadIdx.x; i < Sizes::ROWS * Sizes::TOKENS; i += blockDim.x) {
+    const int token = i / Sizes::ROWS;
+    const int row = first_row + i % Sizes::ROWS;
     if (token >= args.m || row >= args.n) continue;
     Sum sum[1] = {0};
-#pragma unroll
-    for (int w = 0; w < STREAM_WARPS; w++) sum[0] += sums_smem[w][token][i % ROWS];
+    for (int w = 0; w < warps; w++) sum[0] += sum_of(w, token, i % Sizes::ROWS);
     const float scale[1] = {args.weight_scale[args.row_scales ? row : 0]};
     const float bias[1] = {args.bias ? static_cast<float>(args.bias[row]) : 0.0f};
     float value[1];
@@ -211,11 +234,15 @@ __global__ void __launch_bounds__(32 * STREAM_WARPS) ternary_stream(const __grid
 constexpr int TILE_THREADS = 128;
 constexpr int TILE_COLUMNS = 128;
 constexpr int STAGES = 4;
-constexpr int X_ROW_BYTES = 128;                  // of a step
-constexpr int SUM_PITCH = TILE_COLUMNS + 4;       // of sums in shared memory
-constexpr int MOST_FEATURES_PER_SPLIT = 1 << 17;  // 64 * 128 * 2^17 = 2^30: the scaled sums of codes stay below 2^31
+constexpr int X_ROW_BYTES = 128;             // of a step
+constexpr int SUM_PITCH = TILE_COLUMNS + 4;  // of sums in shared memory
 constexpr int LEAST_FEATURES_PER_SPLIT = 256;
 constexpr int MOST_SPLITS = 16;
+
+template <class X, class Out>
+__device__ __forceinline__ float token_scale(const Product<X, Out>& args, int token) {
+  return IS_INT8<X> ? args.activation_scales[token] : 1.0f;
+}
 
 template <class X, int BM>
 struct TileSizes {
@@ -226,51 +253,6 @@ struct TileSizes {
   static constexpr int SUM_BYTES = BM * SUM_PITCH * 4;
   static constexpr int SHARED_BYTES = std::max(STAGES * STAGE_BYTES, SUM_BYTES);
 };
-
-template <class T>
-using FourOf = std::conditional_t<std::is_same_v<T, int>, int4, float4>;
-
-// Four results of a row to four neighbouring elements, those from `valid` on left out.
-template <class T>
-__device__ __forceinline__ void store_four(T* out, const float (&values)[4], int valid, bool aligned) {
-  if (aligned && valid >= 4) {
-    if constexpr (sizeof(T) == 4)
-      *reinterpret_cast<float4*>(out) = {values[0], values[1], values[2], values[3]};
-    else
-      *reinterpret_cast<uint2*>(out) = {pack<T>(values[0], values[1]), pack<T>(values[2], values[3])};
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    if (i < valid) out[i] = static_cast<T>(values[i]);
-}
-
-// Scale and bias of four neighbouring rows of W.
-struct FourRows {
-  float scales[4];
-  float bias[4];
-};
-
-template <class X, class Out>
-__device__ __forceinline__ FourRows load_four_rows(const Product<X, Out>& args, int first) {
-  FourRows rows;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const int row = min(first + i, args.n - 1);
-    rows.scales[i] = args.weight_scale[args.row_scales ? row : 0];
-    rows.bias[i] = args.bias ? static_cast<float>(args.bias[row]) : 0.0f;
-  }
-  return rows;
-}
-
-template <class X, class Out>
-__device__ __forceinline__ void finish_four(const Product<X, Out>& args, const FourRows& rows,
-                                            const typename TernaryFragments<X>::Sum (&sums)[4], int token, int column) {
-  float values[4];
-  const float token_scale = IS_INT8<X> ? args.activation_scales[token] : 1.0f;
-  finish<X>(sums, rows.scales, args.row_scales, token_scale, args.bias != nullptr, rows.bias, values);
-  store_four(args.out + int64_t(token) * args.n + column, values, args.n - column, args.n % 4 == 0);
-}
 
 template <class X, class Out, int BM>
 __global__ void __launch_bounds__(TILE_THREADS, 2) ternary_tiles(const __grid_constant__ Product<X, Out> args) {
@@ -330,9 +312,11 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) ternary_tiles(const __grid_co
 #pragma unroll
       for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
 
-  // A thread reads chunks 2 (lane % 4) and the next of rows of x, and the words of W that hold the same features.
-  const uint32_t x_corner = TileX::offset(warp_token + lane / 4, 2 * (lane % 4));
-  const uint32_t w_corner = Sizes::X_BYTES + (warp_column + lane / 4) * W_ROW_BYTES + lane % 4 * (W_ROW_BYTES / 4);
+  // Of floats a thread reads chunks 2 (lane % 4) and the next of rows of x, and the words of W that hold the same
+  // features. Of codes four lanes together read a block, and each the word of W with its features.
+  const uint32_t x_corner = IS_INT8<X> ? TileX::offset(warp_token + lane % 8, lane / 8)
+                                       : TileX::offset(warp_token + lane / 4, 2 * (lane % 4));
+  const uint32_t w_corner = Sizes::X_BYTES + (warp_column + lane / 4) * W_ROW_BYTES + lane % 4 * 4;
 
 #pragma unroll
   for (int step = 0; step < STAGES - 1; step++) load(step);
@@ -346,16 +330,21 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) ternary_tiles(const __grid_co
     for (int c = 0; c < 2; c++) {
       uint32_t x[TOKEN_TILES][4];
 #pragma unroll
-      for (int j = 0; j < TOKEN_TILES; j++)
-        Fragments::activations(*reinterpret_cast<const uint4*>(stage + (x_corner ^ (c << 4)) + 8 * j * X_ROW_BYTES),
-                               x[j]);
+      for (int j = 0; j < TOKEN_TILES; j++) {
+        if constexpr (IS_INT8<X>)
+          ldmatrix_x4(x[j],
+                      stages_smem + step % STAGES * Sizes::STAGE_BYTES + (x_corner ^ (c << 6)) + 8 * j * X_ROW_BYTES);
+        else
+          Fragments::activations(*reinterpret_cast<const uint4*>(stage + (x_corner ^ (c << 4)) + 8 * j * X_ROW_BYTES),
+                                 x[j]);
+      }
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++) {
         uint32_t trits[2][4];
 #pragma unroll
         for (int half = 0; half < 2; half++)
           Fragments::trits(*reinterpret_cast<const uint32_t*>(stage + w_corner + (16 * i + 8 * half) * W_ROW_BYTES +
-                                                              (IS_INT8<X> ? 4 * c : 0)),
+                                                              (IS_INT8<X> ? 16 * c : 0)),
                            c, trits[half]);
 #pragma unroll
         for (int s = 0; s < 4; s += 2) {
@@ -391,7 +380,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) ternary_tiles(const __grid_co
     for (int i = 0; i < 4; i++) four[i] = sums_smem[row * SUM_PITCH + 4 * lane + i];
     const int token = first_token + row;
     if (!args.partial) {
-      finish_four(args, rows, four, token, column);
+      finish_four(args, rows, four, token_scale(args, token), token, column);
       continue;
     }
     Sum* target = args.partial + (int64_t(blockIdx.y) * args.m + token) * args.n + column;
@@ -429,7 +418,7 @@ __global__ void ternary_add_parts(const __grid_constant__ Product<X, Out> args, 
         for (int i = 0; i < 4; i++) sums[i] += column + i < args.n ? part[i] : 0;
       }
     }
-    finish_four(args, load_four_rows(args, column), sums, token, column);
+    finish_four(args, load_four_rows(args, column), sums, token_scale(args, token), token, column);
   }
 }
 
@@ -446,7 +435,7 @@ void launch_tiles(Product<X, Out>& args, Context& context) {
   if (tiles < multiprocessors)
     splits = static_cast<int>(std::max<int64_t>(
         1, std::min<int64_t>({2 * multiprocessors / tiles, args.k / LEAST_FEATURES_PER_SPLIT, MOST_SPLITS})));
-  if (IS_INT8<X>) splits = std::max(splits, (args.k + MOST_FEATURES_PER_SPLIT - 1) / MOST_FEATURES_PER_SPLIT);
+  if (IS_INT8<X>) splits = std::max(splits, (args.k + MOST_FEATURES_PER_SUM - 1) / MOST_FEATURES_PER_SUM);
   args.k_per_split = ((args.k + splits - 1) / splits + Sizes::BK - 1) / Sizes::BK * Sizes::BK;
   splits = (args.k + args.k_per_split - 1) / args.k_per_split;
   args.partial = nullptr;
@@ -466,30 +455,45 @@ void launch_tiles(Product<X, Out>& args, Context& context) {
 }
 
 template <class X, class Out, int ROW_TILES, int TOKEN_TILES>
-void launch_stream(const Product<X, Out>& args, Context& context) {
-  constexpr int ROWS = 16 * ROW_TILES;
-  ternary_stream<X, Out, ROW_TILES, TOKEN_TILES>
-      <<<static_cast<unsigned>((args.n + ROWS - 1) / ROWS), 32 * STREAM_WARPS, 0, context.stream()>>>(args);
+void launch_stream(const Product<X, Out>& args, bool early, Context& context) {
+  using Sizes = StreamSizes<ROW_TILES, TOKEN_TILES>;
+  const int steps = (args.k + STREAM_FEATURES - 1) / STREAM_FEATURES;
+  // As few as have all of it under way at once, or as have equally much each.
+  const int rounds = (steps + STREAM_DEPTH * Sizes::MOST_WARPS - 1) / (STREAM_DEPTH * Sizes::MOST_WARPS);
+  const int warps = (steps + STREAM_DEPTH * rounds - 1) / (STREAM_DEPTH * rounds);
+  const auto kernel = ternary_stream<X, Out, ROW_TILES, TOKEN_TILES>;
+  const int shared_bytes = warps * Sizes::WARP_BYTES;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  const EarlyLaunch launch(static_cast<unsigned>((args.n + Sizes::ROWS - 1) / Sizes::ROWS), 32 * warps, shared_bytes,
+                           context.stream(), early);
+  cudaLaunchKernelEx(&launch.config, kernel, args);
+  context.lets_next_begin();
 }
 
 template <class X, class Out>
 void multiply(Product<X, Out>& args, Context& context) {
   const int64_t features = padded_features(args.k);
-  args.x =
-      static_cast<const X*>(padded_rows(args.x, args.m, args.k * int64_t(sizeof(X)), features * sizeof(X), 0, context));
-  args.packed = padded_trits(args.packed, args.n, args.k, context);
+  const uint8_t* packed = padded_trits(args.packed, args.n, args.k, context);
+  const bool early = context.follows_letting_op() && packed == args.packed;
+  args.packed = packed;
+  if (!IS_INT8<X>)
+    args.x = static_cast<const X*>(
+        padded_rows(args.x, args.m, args.k * int64_t(sizeof(X)), features * sizeof(X), 0, context));
   if (!args.x || !args.packed) return;
   args.k = static_cast<int>(features);
 
-  if (args.m <= MOST_STREAMED_TOKENS && args.k <= MOST_FEATURES_PER_SPLIT) {
-    if (args.m <= 8)
-      launch_stream<X, Out, 1, 1>(args, context);
-    else if (args.m <= 16)
-      launch_stream<X, Out, 2, 2>(args, context);
-    else
-      launch_stream<X, Out, 2, 4>(args, context);
-    return;
+  if constexpr (IS_INT8<X>) {
+    if (takes_ternary_decode(args, context.device())) return launch_ternary_decode(args, early, context);
   }
+#ifdef TERNFLASH_HOPPER
+  if constexpr (IS_INT8<X>) {
+    if (takes_ternary_hopper(args, context.device()))
+      return launch_ternary_hopper(args, plan_ternary_hopper(args, context.device()), early, context);
+  }
+#endif
+  if (args.m <= MOST_STREAMED_TOKENS && args.k <= MOST_FEATURES_PER_SUM)
+    return args.m <= 8 ? launch_stream<X, Out, 1, 1>(args, early, context)
+                       : launch_stream<X, Out, 2, 2>(args, early, context);
   // Large tiles where they fill the device.
   const int64_t large_tiles = int64_t((args.m + 127) / 128) * ((args.n + TILE_COLUMNS - 1) / TILE_COLUMNS);
   if (args.m > 64 && large_tiles * 2 >= context.device().multiprocessors)

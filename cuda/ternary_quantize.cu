@@ -8,8 +8,11 @@
 
 #include <algorithm>
 
+#include "early_launch.h"
 #include "kernels.h"
 #include "sixteen.h"
+#include "ternary_codes.h"
+#include "ternary_rows.h"
 
 namespace ternflash::cuda {
 
@@ -368,18 +371,36 @@ __device__ __forceinline__ int activation_code(float x, float scale) {
   return __float2int_rn(__fmul_rn(x, scale));
 }  // NaN: 0
 
+// Of the lanes of a quad, each with words 0 to 3: lane t gets word t of all.
+__device__ __forceinline__ uint4 transpose_quad(uint32_t (&words)[4]) {
+  // Rows and columns whose numbers differ in one bit change places.
+  const auto exchange = [](uint32_t& first, uint32_t& second, int distance) {
+    const bool upper = threadIdx.x & distance;
+    const uint32_t received = __shfl_xor_sync(ALL_LANES, upper ? first : second, distance);
+    (upper ? first : second) = received;
+  };
+  exchange(words[0], words[1], 1);
+  exchange(words[2], words[3], 1);
+  exchange(words[0], words[2], 2);
+  exchange(words[1], words[3], 2);
+  return {words[0], words[1], words[2], words[3]};
+}
+
 // ROW_THREADS threads (a warp, or the block) have a row, sixteen elements a thread at a time; the first KEPT of them
-// stay in registers, the others are read again.
+// stay in registers, the others are read again. `codes` have rows of padded_features(cols), in the order of
+// ternary_codes.h.
 template <class T, int ROW_THREADS, bool SIXTEENS>
 __global__ void __launch_bounds__(THREADS)
     quantize_rows(const T* x, int64_t rows, int64_t cols, int8_t* codes, float* scales) {
   constexpr int KEPT = 2;
   __shared__ uint32_t warp_largest[THREADS / 32];
+  wait_then_let_next_begin();
   const int64_t row = int64_t(blockIdx.x) * (THREADS / ROW_THREADS) + threadIdx.x / ROW_THREADS;
   if (ROW_THREADS == 32 && row >= rows) return;
   const int thread = threadIdx.x % ROW_THREADS;
+  const int64_t padded = padded_features(cols);
   const T* x_row = x + row * cols;
-  int8_t* codes_row = codes + row * cols;
+  int8_t* codes_row = codes + row * padded;
   constexpr int64_t STEP = ROW_THREADS * 16;
   Sixteen<T> kept[KEPT];
 
@@ -416,25 +437,34 @@ __global__ void __launch_bounds__(THREADS)
   if (thread == 0) scales[row] = scale;
 
   if constexpr (SIXTEENS) {
+    // All lanes of a warp together: those beyond the row have zeros.
     const auto store = [&](const Sixteen<T>& sixteen, int64_t col) {
-      float values[16];
-      to_floats(sixteen, values);
-      uint32_t words[4];
+      uint32_t words[4] = {0, 0, 0, 0};
+      if (col < cols) {
+        float values[16];
+        to_floats(sixteen, values);
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-        words[j] = pack_int8(activation_code(values[4 * j], scale), activation_code(values[4 * j + 1], scale),
-                             activation_code(values[4 * j + 2], scale), activation_code(values[4 * j + 3], scale));
-      *reinterpret_cast<uint4*>(codes_row + col) = {words[0], words[1], words[2], words[3]};
+        for (int r = 0; r < 4; r++)
+          words[r] = pack_int8(activation_code(values[r], scale), activation_code(values[4 + r], scale),
+                               activation_code(values[8 + r], scale), activation_code(values[12 + r], scale));
+      }
+      const uint4 chunk = transpose_quad(words);
+      if (col < padded) *reinterpret_cast<uint4*>(codes_row + col) = chunk;
     };
 #pragma unroll
-    for (int i = 0; i < KEPT; i++) {
-      const int64_t col = i * STEP + 16 * thread;
-      if (col < cols) store(kept[i], col);
+    for (int i = 0; i < KEPT; i++)
+      if (i * STEP < padded) store(kept[i], i * STEP + 16 * thread);
+    for (int64_t begin = KEPT * STEP; begin < padded; begin += STEP) {
+      const int64_t col = begin + 16 * thread;
+      Sixteen<T> sixteen;
+      if (col < cols) sixteen = load_sixteen(x_row + col);
+      store(sixteen, col);
     }
-    for (int64_t col = KEPT * STEP + 16 * thread; col < cols; col += STEP) store(load_sixteen(x_row + col), col);
   } else {
-    for (int64_t col = thread; col < cols; col += ROW_THREADS)
-      codes_row[col] = static_cast<int8_t>(max(-128, min(127, activation_code(static_cast<float>(x_row[col]), scale))));
+    for (int col = thread; col < padded; col += ROW_THREADS) {
+      const int code = col < cols ? activation_code(static_cast<float>(x_row[col]), scale) : 0;
+      codes_row[code_position(col)] = static_cast<int8_t>(max(-128, min(127, code)));
+    }
   }
 }
 
@@ -537,9 +567,8 @@ constexpr int64_t LONG_ROW = 2048;  // a block has a row
 template <class T>
 void quantize_tokens(const QuantizeActivationsParams& p, Context& context) {
   const auto launch = [&](auto kernel, int rows_per_block) {
-    kernel<<<blocks_for(p.rows, rows_per_block), THREADS, 0, context.stream()>>>(
-        static_cast<const T*>(p.x.data), p.rows, p.cols, static_cast<int8_t*>(p.codes.data),
-        static_cast<float*>(p.scales.data));
+    launch_early(kernel, blocks_for(p.rows, rows_per_block), THREADS, 0, context, static_cast<const T*>(p.x.data),
+                 p.rows, p.cols, static_cast<int8_t*>(p.codes.data), static_cast<float*>(p.scales.data));
   };
   const bool sixteens = p.cols % 16 == 0;
   if (p.cols < LONG_ROW)

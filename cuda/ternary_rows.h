@@ -11,7 +11,9 @@ namespace ternflash::cuda {
 // Kernels take rows of whole units of 64 features: packed rows are then whole units of 16 bytes, as loads want them.
 constexpr int64_t FEATURE_UNIT = 64;
 
-inline int64_t padded_features(int64_t features) { return (features + FEATURE_UNIT - 1) / FEATURE_UNIT * FEATURE_UNIT; }
+__host__ __device__ constexpr int64_t padded_features(int64_t features) {
+  return (features + FEATURE_UNIT - 1) / FEATURE_UNIT * FEATURE_UNIT;
+}
 
 // Rows of `row_bytes`, or if they are not yet `padded_bytes` long (a multiple of 4) a copy in workspace whose rows are,
 // filled up with the byte `fill`. Null, and a recorded failure, without memory.

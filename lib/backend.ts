@@ -444,7 +444,9 @@ export interface DequantizeTernaryParams {
 export interface QuantizeActivationsParams {
   /** [M, K] */
   x: TensorArg;
-  /** int8 [M, K] = clip(roundHalfEven(fround(x * s)), -128, 127) */
+  /**
+   * int8 [M, K rounded up to 64]: clip(roundHalfEven(fround(x * s)), -128, 127), in an order of the backend's own, which its other ops know
+   */
   codes: TensorArg;
   /** float32 [M]: s = fround(127 / max(max|x|, fround(1e-5))) */
   scales: TensorArg;
@@ -453,7 +455,7 @@ export interface QuantizeActivationsParams {
 }
 
 export interface TernaryMatmulInt8Params {
-  /** int8 [M, K] */
+  /** as quantizeActivations gave them */
   codes: TensorArg;
   /** float32 [M] */
   activationScales: TensorArg;
@@ -501,7 +503,7 @@ export interface TernaryMatmulBackwardParams {
 export interface BitLinearWeightBackwardParams {
   /** [M, N] */
   dOut: TensorArg;
-  /** int8 [M, K] */
+  /** as quantizeActivations gave them */
   codes: TensorArg;
   /** float32 [M] */
   activationScales: TensorArg;

@@ -113,7 +113,7 @@ function checkProduct(
 
 /** @internal Outside every scope: the caller disposes. */
 export function quantizeActivations(op: string, x: Tensor, m: number, k: number): { codes: Tensor; scales: Tensor } {
-  const codes = workspace(op, [m, k], 'int8', x.device);
+  const codes = workspace(op, [m, Math.ceil(k / 64) * 64], 'int8', x.device);
   const scales = workspace(op, [m], 'float32', x.device);
   x.device.backend.quantizeActivations({ x: x.arg, codes: codes.arg, scales: scales.arg, rows: m, cols: k });
   return { codes, scales };
