@@ -48,7 +48,8 @@ export const SECONDS = Number(values.seconds ?? Infinity);
 /** The same with `--peer onnxruntime`: for how long contenders take turns at a case, three turns each at least. Default 1.5. */
 export const CASE_SECONDS = Number(values.seconds ?? 1.5);
 /**
- * `--peer torch`: attention forward of a GPU, in one process with PyTorch's cuDNN kernel, see torch_attention.py; the names are then its words.
+ * `--peer torch`: `flash-attention` or `ternary` of a GPU, in one process with PyTorch, see torch_attention.py and torch_ternary.py; further names are
+ * their words.
  * `--peer onnxruntime`: cases of the cpu device, in one process with ONNX Runtime, see onnxruntime.ts.
  */
 export const PEER = values.peer;
@@ -68,7 +69,7 @@ if (SAVED_FILES?.length === 0) throw new Error('bench: expected files of saved r
 
 if (PEER !== undefined && PEER !== 'torch' && PEER !== 'onnxruntime')
   throw new Error(`bench: expected torch or onnxruntime for --peer, got ${PEER}`);
-if (PEER === 'torch' && FILTERS[0] !== 'flash-attention')
-  throw new Error(`bench: expected flash-attention with --peer torch, got ${FILTERS[0] ?? 'nothing'}`);
+if (PEER === 'torch' && FILTERS[0] !== 'flash-attention' && FILTERS[0] !== 'ternary')
+  throw new Error(`bench: expected flash-attention or ternary with --peer torch, got ${FILTERS[0] ?? 'nothing'}`);
 
 export const isWanted = (c: Named): boolean => isPicked(c, FILTERS);

@@ -15,10 +15,10 @@ import { runModel } from './model.js';
 import { runOnnxruntime } from './onnxruntime.js';
 import { PEER, SAVED_FILES, SUITE, THREADS } from './options.js';
 import { expectReportPossible, reportSaved } from './results.js';
-import { runTorchAttention } from './torch-attention.js';
+import { runTorch } from './torch.js';
 
 async function main(): Promise<void> {
-  if (PEER === 'torch') return runTorchAttention();
+  if (PEER === 'torch') return runTorch();
   expectReportPossible();
   if (SAVED_FILES !== null) return reportSaved(SAVED_FILES);
   if (!native) throw new Error('bench: expected the native addon (npm run build:native), got none');

@@ -46,6 +46,13 @@ class Args {
   }
 
   bool has(const char* name) const { return object_.Get(name).IsObject(); }
+  std::vector<Args> objects(const char* name) const {
+    const Napi::Array array = object_.Get(name).As<Napi::Array>();
+    std::vector<Args> result;
+    for (uint32_t i = 0; i < array.Length(); i++)
+      result.push_back(Args(allocator_, op_, array.Get(i).As<Napi::Object>()));
+    return result;
+  }
   Args object(const char* name) const { return Args(allocator_, op_, object_.Get(name).As<Napi::Object>()); }
 
   int64_t integer(const char* name) const { return object_.Get(name).As<Napi::Number>().Int64Value(); }

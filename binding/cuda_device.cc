@@ -185,6 +185,7 @@ bool CudaDevice::check(cudaError_t status) {
 void CudaDevice::begin(const char* op) {
   running_op_ = op;
   lets_next_begin_ = false;
+  failure_read_ = false;
 }
 
 void CudaDevice::run(const char* op, Allocator& memory, const std::function<void(cuda::Context&)>& launch) {
@@ -349,6 +350,7 @@ void CudaDevice::deliver(const char* op, uint8_t* target, const void* source, si
                          std::function<void(Failure)> done) {
   if (ended_) return;
   activate();
+  const bool failure_read = failure_read_;
   begin(op);
   Task task{};
   task.target = target;
@@ -361,12 +363,14 @@ void CudaDevice::deliver(const char* op, uint8_t* target, const void* source, si
     else
       fail("expected enough page-locked host memory, got too little");
   }
-  task.failure_record = static_cast<cuda::FailureRecord*>(pinned_->take(sizeof(cuda::FailureRecord)));
+  if (!failure_read)
+    task.failure_record = static_cast<cuda::FailureRecord*>(pinned_->take(sizeof(cuda::FailureRecord)));
   if (task.failure_record) {
     check(cudaMemcpyAsync(task.failure_record, failure_record_, sizeof(cuda::FailureRecord), cudaMemcpyDeviceToHost,
                           stream_));
     check(cudaMemsetAsync(failure_record_, 0, sizeof(cuda::FailureRecord), stream_));
   }
+  failure_read_ = failure_read || task.failure_record;
   for (const char* each : recent_ops_) task.ops += (task.ops.empty() ? "" : ", ") + std::string(each);
   recent_ops_.clear();
   task.failure = std::exchange(failure_, Failure{});

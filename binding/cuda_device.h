@@ -154,6 +154,7 @@ class CudaDevice final : public Device, public cuda::Context {
   int* tickets_ = nullptr;
   const char* running_op_ = "";
   bool lets_next_begin_ = false;      // what was queued last
+  bool failure_read_ = false;         // since anything was queued that could have failed
   bool follows_letting_op_ = false;   // the op that runs
   Allocator* memory_ = nullptr;       // while an op is being launched
   std::vector<uint32_t> workspaces_;  // of that op, numbers in memory_

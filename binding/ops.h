@@ -322,6 +322,14 @@ struct QuantizeActivationsParams {
   int64_t cols;
 };
 
+struct TernaryProduct {
+  Tensor packed;        // uint8 [N, ceil(K/4)]
+  Tensor weight_scale;  // float32 [1] or [N]
+  Tensor bias;          // [N], optional
+  Tensor out;           // [M, N]
+  int64_t n;
+};
+
 struct TernaryMatmulInt8Params {
   Tensor codes;              // int8, as of quantize_activations
   Tensor activation_scales;  // float32 [M]
@@ -332,6 +340,13 @@ struct TernaryMatmulInt8Params {
   int64_t m;
   int64_t n;
   int64_t k;
+  // Further products with the same codes, whose outputs have the same dtype.
+  const TernaryProduct* also = nullptr;
+  size_t also_count = 0;
+
+  TernaryMatmulInt8Params with(const TernaryProduct& other) const {
+    return {codes, activation_scales, other.packed, other.weight_scale, other.bias, other.out, m, other.n, k};
+  }
 };
 
 struct TernaryMatmulParams {

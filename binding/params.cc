@@ -435,6 +435,19 @@ void read(const Args& args, Call<TernaryMatmulInt8Params>& call) {
   p.weight_scale = scale_tensor(args, "weightScale", p.n);
   p.bias = args.optional_tensor("bias", p.n);
   p.out = args.tensor("out", p.m * p.n);
+  if (!args.has("also")) return;
+  for (const Args& each : args.objects("also")) {
+    TernaryProduct product;
+    product.n = each.integer("n");
+    product.packed = each.tensor("packed", packed_bytes(product.n, p.k));
+    product.weight_scale = scale_tensor(each, "weightScale", product.n);
+    product.bias = each.optional_tensor("bias", product.n);
+    product.out = each.tensor("out", p.m * product.n);
+    if (product.out.dtype != p.out.dtype) each.fail("out", "the dtype of the first product");
+    call.products.push_back(product);
+  }
+  p.also = call.products.data();
+  p.also_count = call.products.size();
 }
 
 void read(const Args& args, Call<TernaryMatmulParams>& call) {

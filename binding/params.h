@@ -18,6 +18,7 @@ struct Call {
   Params params;
   std::vector<std::vector<Tensor>> tensors;
   std::vector<double> numbers;
+  std::vector<TernaryProduct> products;
 };
 
 #define TERNFLASH_READER(name, js_name, Params) void read(const Args& args, Call<Params>& call);

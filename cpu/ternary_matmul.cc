@@ -23,6 +23,7 @@ void ternary_matmul_int8(const TernaryMatmulInt8Params& p, Context& context) {
     multiply_streaming(p, context);
   else
     multiply_panels(p, context);
+  for (size_t i = 0; i < p.also_count; i++) ternary_matmul_int8(p.with(p.also[i]), context);
 }
 
 }  // namespace ternflash::cpu::TERNFLASH_ISA

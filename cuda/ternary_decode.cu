@@ -6,6 +6,8 @@
 // tile of 16 rows is shared by some warps of a block along k; a warp copies to shared memory what it will multiply
 // itself, so that no barrier is needed for it. W is operand A of the tensor cores, the tokens are operand B.
 
+#include <limits.h>
+
 #include <algorithm>
 
 #include "early_launch.h"
@@ -33,6 +35,27 @@ struct DecodePlan {
 // Of a block. Of more than one token every block makes a copy: then larger blocks.
 __host__ __device__ constexpr int most_warps(bool one) { return one ? 8 : 16; }
 
+template <class Out>
+struct DecodeWeight {
+  const uint8_t* packed;
+  const float* weight_scale;
+  const Out* bias;
+  Out* out;
+  int n;
+  bool row_scales;
+  int first_block;  // of those that have its rows
+};
+
+template <class Out>
+struct DecodeArguments {
+  const int8_t* x;
+  const float* activation_scales;
+  int m;
+  int k;
+  DecodePlan plan;
+  DecodeWeight<Out> weights[MOST_DECODED_PRODUCTS];
+};
+
 // Tokens in shared memory: rows of whole units and 32 bytes, so that rows fall into different banks.
 __host__ __device__ constexpr int token_pitch(int k) { return (k + UNIT - 1) / UNIT * UNIT + 32; }
 
@@ -45,8 +68,14 @@ __device__ __forceinline__ int row_chunk(int row, int chunk) { return chunk ^ (r
 // SLOTS: copies of a warp that are under way. ONE: a single token, read from where it is.
 template <class Out, int SLOTS, bool ONE>
 __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
-    ternary_decode(const __grid_constant__ Product<int8_t, Out> args, const DecodePlan plan) {
+    ternary_decode(const __grid_constant__ DecodeArguments<Out> args) {
   extern __shared__ __align__(1024) uint8_t shared[];
+  const DecodePlan& plan = args.plan;
+  DecodeWeight<Out> weight = args.weights[0];
+#pragma unroll
+  for (int i = 1; i < MOST_DECODED_PRODUCTS; i++)
+    if (static_cast<int>(blockIdx.x) >= args.weights[i].first_block) weight = args.weights[i];
+  const int block = blockIdx.x - weight.first_block;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const int warps = blockDim.x / 32;
@@ -54,7 +83,7 @@ __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
   const int pitch = token_pitch(args.k);
   const int tile_in_block = warp / plan.parts;
   const int part = warp - tile_in_block * plan.parts;
-  const int first_row = (blockIdx.x * plan.tiles + tile_in_block) * ROWS;
+  const int first_row = (block * plan.tiles + tile_in_block) * ROWS;
   const uint8_t* const slots = shared + warp * SLOTS * UNIT_BYTES;
   uint8_t* const tokens = shared + warps * SLOTS * UNIT_BYTES;
   int* const sums_smem =
@@ -70,7 +99,7 @@ __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
 #pragma unroll
       for (int i = 0; i < ROWS / 4; i++) {
         const int row = 4 * i + lane / 8;
-        const uint8_t* source = args.packed + int64_t(min(first_row + row, args.n - 1)) * (args.k / 4);
+        const uint8_t* source = weight.packed + int64_t(min(first_row + row, weight.n - 1)) * (args.k / 4);
         cp_async_ahead_16(slots_smem + slot * UNIT_BYTES + row * UNIT_ROW_BYTES + row_chunk(row, lane % 8) * 16,
                           source + (valid ? byte : 0), valid);
       }
@@ -84,7 +113,7 @@ __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
 
   // What is needed last, early.
   const int items = plan.tiles * ROWS * args.m;
-  const auto row_of = [&](int item) { return blockIdx.x * plan.tiles * ROWS + item % (plan.tiles * ROWS); };
+  const auto row_of = [&](int item) { return block * plan.tiles * ROWS + item % (plan.tiles * ROWS); };
   const auto token_of = [&](int item) { return item / (plan.tiles * ROWS); };
   struct Factors {
     float weight_scale;
@@ -92,9 +121,9 @@ __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
     float bias;
   };
   const auto factors_of = [&](int item) {
-    const int row = min(row_of(item), args.n - 1);
-    return Factors{args.weight_scale[args.row_scales ? row : 0], args.activation_scales[token_of(item)],
-                   args.bias ? static_cast<float>(args.bias[row]) : 0.0f};
+    const int row = min(row_of(item), weight.n - 1);
+    return Factors{weight.weight_scale[weight.row_scales ? row : 0], args.activation_scales[token_of(item)],
+                   weight.bias ? static_cast<float>(weight.bias[row]) : 0.0f};
   };
   Factors factors{};
   if (threadIdx.x < items) factors = factors_of(threadIdx.x);
@@ -184,7 +213,7 @@ __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
   for (int item = threadIdx.x; item < items; item += blockDim.x) {
     if (item >= static_cast<int>(blockDim.x)) factors = factors_of(item);
     const int row = row_of(item);
-    if (row >= args.n) continue;
+    if (row >= weight.n) continue;
     const int first_warp = item % (plan.tiles * ROWS) / ROWS * plan.parts;
     int sum[1] = {0};
     for (int i = 0; i < plan.parts; i++)
@@ -192,13 +221,22 @@ __global__ void __launch_bounds__(32 * most_warps(ONE), 1)
     const float scale[1] = {factors.weight_scale};
     const float bias[1] = {factors.bias};
     float value[1];
-    finish<int8_t>(sum, scale, false, factors.token_scale, args.bias != nullptr, bias, value);
-    args.out[int64_t(token_of(item)) * args.n + row] = static_cast<Out>(value[0]);
+    finish<int8_t>(sum, scale, false, factors.token_scale, weight.bias != nullptr, bias, value);
+    weight.out[int64_t(token_of(item)) * weight.n + row] = static_cast<Out>(value[0]);
   }
 }
 
-DecodePlan plan_decode(int64_t m, int64_t n, int64_t k, int multiprocessors) {
-  const int64_t tiles = (n + ROWS - 1) / ROWS;
+template <class Out>
+int64_t tiles_of(const Product<int8_t, Out>& product) {
+  return (product.n + ROWS - 1) / ROWS;
+}
+
+template <class Out>
+DecodePlan plan_decode(const Product<int8_t, Out>* products, int count, int multiprocessors) {
+  const int64_t m = products[0].m;
+  const int64_t k = products[0].k;
+  int64_t tiles = 0;
+  for (int i = 0; i < count; i++) tiles += tiles_of(products[i]);
   const int64_t units = (k + UNIT - 1) / UNIT;
   // About 16 on each multiprocessor; a little more than all that are there would do no harm if blocks are small.
   const int64_t warps = int64_t(m == 1 ? 17 : 16) * multiprocessors;
@@ -217,50 +255,63 @@ size_t shared_bytes(int64_t m, int64_t k, const DecodePlan& plan) {
 }
 
 template <class Out, int SLOTS, bool ONE>
-void launch(const Product<int8_t, Out>& args, const DecodePlan& plan, bool early, Context& context) {
+void launch(const DecodeArguments<Out>& args, int64_t blocks, bool early, Context& context) {
   const auto kernel = ternary_decode<Out, SLOTS, ONE>;
-  const int bytes = static_cast<int>(shared_bytes(args.m, args.k, plan));
+  const int bytes = static_cast<int>(shared_bytes(args.m, args.k, args.plan));
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  const int64_t rows = ROWS * plan.tiles;
-  const EarlyLaunch launch(static_cast<unsigned>((args.n + rows - 1) / rows), 32 * plan.parts * plan.tiles, bytes,
+  const EarlyLaunch launch(static_cast<unsigned>(blocks), 32 * args.plan.parts * args.plan.tiles, bytes,
                            context.stream(), early);
-  cudaLaunchKernelEx(&launch.config, kernel, args, plan);
+  cudaLaunchKernelEx(&launch.config, kernel, args);
 }
 
 template <class Out, bool ONE>
-void launch_with_slots(const Product<int8_t, Out>& args, const DecodePlan& plan, bool early, Context& context) {
-  switch (std::min(plan.per_warp, MOST_SLOTS)) {
+void launch_with_slots(const DecodeArguments<Out>& args, int64_t blocks, bool early, Context& context) {
+  switch (std::min(args.plan.per_warp, MOST_SLOTS)) {
     case 1:
-      return launch<Out, 1, ONE>(args, plan, early, context);
+      return launch<Out, 1, ONE>(args, blocks, early, context);
     case 2:
-      return launch<Out, 2, ONE>(args, plan, early, context);
+      return launch<Out, 2, ONE>(args, blocks, early, context);
     default:
-      return launch<Out, MOST_SLOTS, ONE>(args, plan, early, context);
+      return launch<Out, MOST_SLOTS, ONE>(args, blocks, early, context);
   }
 }
 
 }  // namespace
 
 template <class Out>
-bool takes_ternary_decode(const Product<int8_t, Out>& args, const DeviceProperties& device) {
-  return args.m <= MOST_TOKENS && args.k <= MOST_FEATURES_PER_SUM &&
-         shared_bytes(args.m, args.k, plan_decode(args.m, args.n, args.k, device.multiprocessors)) <=
+bool takes_ternary_decode(const Product<int8_t, Out>* products, int count, const DeviceProperties& device) {
+  const Product<int8_t, Out>& first = products[0];
+  return first.m <= MOST_TOKENS && first.k <= MOST_FEATURES_PER_SUM &&
+         shared_bytes(first.m, first.k, plan_decode(products, count, device.multiprocessors)) <=
              device.shared_bytes_per_block;
 }
 
 template <class Out>
-void launch_ternary_decode(const Product<int8_t, Out>& args, bool early, Context& context) {
-  const DecodePlan plan = plan_decode(args.m, args.n, args.k, context.device().multiprocessors);
+void launch_ternary_decode(const Product<int8_t, Out>* products, int count, bool early, Context& context) {
+  DecodeArguments<Out> args{products[0].x,
+                            products[0].activation_scales,
+                            products[0].m,
+                            products[0].k,
+                            plan_decode(products, count, context.device().multiprocessors),
+                            {}};
+  int64_t blocks = 0;
+  for (int i = 0; i < MOST_DECODED_PRODUCTS; i++) {
+    args.weights[i].first_block = INT_MAX;
+    if (i >= count) continue;
+    const Product<int8_t, Out>& p = products[i];
+    args.weights[i] = {p.packed, p.weight_scale, p.bias, p.out, p.n, p.row_scales, static_cast<int>(blocks)};
+    blocks += (tiles_of(p) + args.plan.tiles - 1) / args.plan.tiles;
+  }
   if (args.m == 1)
-    launch_with_slots<Out, true>(args, plan, early, context);
+    launch_with_slots<Out, true>(args, blocks, early, context);
   else
-    launch_with_slots<Out, false>(args, plan, early, context);
+    launch_with_slots<Out, false>(args, blocks, early, context);
   context.lets_next_begin();
 }
 
-#define TERNFLASH_INSTANTIATE(Out)                                                          \
-  template bool takes_ternary_decode(const Product<int8_t, Out>&, const DeviceProperties&); \
-  template void launch_ternary_decode(const Product<int8_t, Out>&, bool, Context&);
+#define TERNFLASH_INSTANTIATE(Out)                                                               \
+  template bool takes_ternary_decode(const Product<int8_t, Out>*, int, const DeviceProperties&); \
+  template void launch_ternary_decode(const Product<int8_t, Out>*, int, bool, Context&);
 TERNFLASH_INSTANTIATE(float)
 TERNFLASH_INSTANTIATE(__half)
 TERNFLASH_INSTANTIATE(__nv_bfloat16)

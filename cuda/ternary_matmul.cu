@@ -470,21 +470,23 @@ void launch_stream(const Product<X, Out>& args, bool early, Context& context) {
   context.lets_next_begin();
 }
 
+// Rows of whole units; `early` is cleared if a kernel has to make them. False, and a recorded failure, without memory.
 template <class X, class Out>
-void multiply(Product<X, Out>& args, Context& context) {
+bool pad(Product<X, Out>& args, bool& early, Context& context) {
   const int64_t features = padded_features(args.k);
   const uint8_t* packed = padded_trits(args.packed, args.n, args.k, context);
-  const bool early = context.follows_letting_op() && packed == args.packed;
+  early = early && packed == args.packed;
   args.packed = packed;
   if (!IS_INT8<X>)
     args.x = static_cast<const X*>(
         padded_rows(args.x, args.m, args.k * int64_t(sizeof(X)), features * sizeof(X), 0, context));
-  if (!args.x || !args.packed) return;
   args.k = static_cast<int>(features);
+  return args.x && args.packed;
+}
 
-  if constexpr (IS_INT8<X>) {
-    if (takes_ternary_decode(args, context.device())) return launch_ternary_decode(args, early, context);
-  }
+// `args` are padded.
+template <class X, class Out>
+void multiply(Product<X, Out>& args, bool early, Context& context) {
 #ifdef TERNFLASH_HOPPER
   if constexpr (IS_INT8<X>) {
     if (takes_ternary_hopper(args, context.device()))
@@ -519,15 +521,29 @@ Product<X, Out> product(const Params& p, const Tensor& x) {
 
 template <class Out>
 void multiply_codes(const TernaryMatmulInt8Params& p, Context& context) {
-  Product<int8_t, Out> args = product<int8_t, Out>(p, p.codes);
-  args.activation_scales = static_cast<const float*>(p.activation_scales.data);
-  multiply(args, context);
+  const size_t count = 1 + p.also_count;
+  bool early = context.follows_letting_op();
+  for (size_t begin = 0; begin < count; begin += MOST_DECODED_PRODUCTS) {
+    Product<int8_t, Out> products[MOST_DECODED_PRODUCTS];
+    const int some = static_cast<int>(std::min<size_t>(MOST_DECODED_PRODUCTS, count - begin));
+    for (int i = 0; i < some; i++) {
+      products[i] = product<int8_t, Out>(begin + i == 0 ? p : p.with(p.also[begin + i - 1]), p.codes);
+      products[i].activation_scales = static_cast<const float*>(p.activation_scales.data);
+      if (!pad(products[i], early, context)) return;
+    }
+    if (takes_ternary_decode(products, some, context.device())) {
+      launch_ternary_decode(products, some, early, context);
+      continue;
+    }
+    for (int i = 0; i < some; i++) multiply(products[i], early, context);
+  }
 }
 
 template <class T>
 void multiply_floats(const TernaryMatmulParams& p, Context& context) {
   Product<T, T> args = product<T, T>(p, p.x);
-  multiply(args, context);
+  bool early = context.follows_letting_op();
+  if (pad(args, early, context)) multiply(args, early, context);
 }
 
 }  // namespace

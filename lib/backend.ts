@@ -454,11 +454,8 @@ export interface QuantizeActivationsParams {
   cols: number;
 }
 
-export interface TernaryMatmulInt8Params {
-  /** as quantizeActivations gave them */
-  codes: TensorArg;
-  /** float32 [M] */
-  activationScales: TensorArg;
+/** A ternary weight and what is made with it. */
+export interface TernaryProductArg {
   /** uint8 [N, ceil(K/4)] */
   packed: TensorArg;
   /** float32 [1] or [N] */
@@ -470,9 +467,18 @@ export interface TernaryMatmulInt8Params {
    * bias, fround(y + bias); rounded to out's dtype.
    */
   out: TensorArg;
-  m: number;
   n: number;
+}
+
+export interface TernaryMatmulInt8Params extends TernaryProductArg {
+  /** as quantizeActivations gave them */
+  codes: TensorArg;
+  /** float32 [M] */
+  activationScales: TensorArg;
+  m: number;
   k: number;
+  /** Further products with the same codes, whose outputs have the same dtype. */
+  also?: readonly TernaryProductArg[];
 }
 
 export interface TernaryMatmulParams {

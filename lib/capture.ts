@@ -56,6 +56,16 @@ export class CapturedGraph<T> {
   }
 
   /**
+   * @internal Runs the ops again and says nothing of it: whoever waits for the device next, as a read of the result does, hears of a failure.
+   *
+   * @throws DisposedError.
+   */
+  enqueue(): void {
+    if (this.graph === null) throw new DisposedError('replay: expected a live graph, got a disposed one');
+    this.device.enqueue(this.graph);
+  }
+
+  /**
    * Gives up the graph and the memory that it alone holds, once the replays queued so far have run. The tensors of `result` stay. Safe to call
    * twice.
    */

@@ -141,9 +141,14 @@ export class Device {
 
   /** @internal Runs a graph. Throws CaptureError. Rejects with KernelError. */
   replay(graph: GraphHandle): Promise<void> {
+    this.enqueue(graph);
+    return this.synchronize();
+  }
+
+  /** @internal Runs a graph; whoever waits next hears of a failure. Throws CaptureError. */
+  enqueue(graph: GraphHandle): void {
     refuseInCapture('replay', 'nested');
     this.backend.replay(graph);
-    return this.synchronize();
   }
 
   /**

@@ -50,7 +50,7 @@ const SCRIPTS = [
   'profile-gpu.sh',
   'test-summary.cjs',
 ];
-const PEERS = ['bench/torch_attention.py', 'bench/torch_demo.py', 'bench/torch_peer.py', 'bench/torch_timing.py'];
+const PEERS = ['attention', 'demo', 'peer', 'ternary', 'timing'].map((name) => `bench/torch_${name}.py`);
 const UNNEEDED = /\.(md|markdown|map|[cm]?ts|flow|tsbuildinfo)$/i;
 
 const root = path.join(__dirname, '..');

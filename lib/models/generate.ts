@@ -291,13 +291,11 @@ class DecodingStep {
       return { logits: values };
     }
     const { logits, likeliest } = graph.result;
+    graph.enqueue();
     // Whichever is waited for first tells of a failure.
-    const done = Promise.all([
-      graph.replay(),
-      ...(likeliest ? [likeliest.tokens.data(), likeliest.sums.data()] : [logits.data()]),
-    ]);
+    const done = Promise.all(likeliest ? [likeliest.tokens.data(), likeliest.sums.data()] : [logits.data()]);
     cache.setLengths(lengths);
-    const [, values, sums] = await done;
+    const [values, sums] = await done;
     if (!likeliest) return { logits: values as Float32Array };
     // Elsewhere the logits themselves say what is wrong with them, or that nothing is.
     const usable = (sums as Float32Array).every((each) => Number.isFinite(each));

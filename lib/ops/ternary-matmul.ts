@@ -4,6 +4,7 @@
 import { remember } from '../autograd/remember.js';
 import { record } from '../autograd/tape.js';
 import { checkFloat, checkOneOf, checkOptions, checkShape, checkTogether } from '../check.js';
+import type { TernaryProductArg } from '../backend.js';
 import type { Device } from '../device.js';
 import { ShapeError } from '../errors.js';
 import { empty, workspace, type Tensor } from '../tensor.js';
@@ -84,7 +85,8 @@ export function ternaryMatmuls(
   const [{ m, k }] = sizes;
   const results = sizes.map(({ n }) => empty(op, [...x.shape.slice(0, -1), n], x.dtype, x.device));
   const { codes, scales } = quantizeActivations(op, x, m, k);
-  products.forEach(({ weight, bias }, i) => int8Product(codes, scales, weight, bias, results[i], m));
+  const [first, ...also] = products.map(({ weight, bias }, i) => productArg(weight, bias, results[i]));
+  x.device.backend.ternaryMatmulInt8({ codes: codes.arg, activationScales: scales.arg, ...first, m, k, also });
   codes.dispose();
   scales.dispose();
   return results;
@@ -119,6 +121,11 @@ export function quantizeActivations(op: string, x: Tensor, m: number, k: number)
   return { codes, scales };
 }
 
+function productArg(weight: TernaryTensor, bias: Tensor | null, out: Tensor): TernaryProductArg {
+  const [n] = weight.shape;
+  return { packed: weight.packed.arg, weightScale: weight.scale.arg, bias: bias && bias.arg, out: out.arg, n };
+}
+
 /** @internal */
 export function int8Product(
   codes: Tensor,
@@ -128,17 +135,12 @@ export function int8Product(
   out: Tensor,
   m: number,
 ): void {
-  const [n, k] = weight.shape;
   out.device.backend.ternaryMatmulInt8({
     codes: codes.arg,
     activationScales: scales.arg,
-    packed: weight.packed.arg,
-    weightScale: weight.scale.arg,
-    bias: bias && bias.arg,
-    out: out.arg,
+    ...productArg(weight, bias, out),
     m,
-    n,
-    k,
+    k: weight.shape[1],
   });
 }
 

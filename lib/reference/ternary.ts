@@ -7,6 +7,7 @@ import type {
   QuantizeActivationsParams,
   TernaryMatmulBackwardParams,
   TernaryMatmulInt8Params,
+  TernaryProductArg,
   TernaryMatmulParams,
 } from '../backend.js';
 import { load, store, view } from './buffer.js';
@@ -50,7 +51,13 @@ export function quantizeActivations({ x, codes, scales, rows, cols }: QuantizeAc
  * codes [m, k], packed [n, ceil(k / 4)], out [m, n].
  */
 export function ternaryMatmulInt8(params: TernaryMatmulInt8Params): void {
-  const { codes, activationScales, packed, weightScale, bias, out, m, n, k } = params;
+  for (const product of [params, ...(params.also ?? [])]) multiplyCodes(params, product);
+}
+
+function multiplyCodes(
+  { codes, activationScales, m, k }: TernaryMatmulInt8Params,
+  { packed, weightScale, bias, out, n }: TernaryProductArg,
+): void {
   const codeValues = view(codes);
   const scales = load(activationScales);
   const trits = unpackTrits(view(packed), n, k);

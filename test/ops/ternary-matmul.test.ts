@@ -12,6 +12,7 @@ import {
   type Tensor,
   type TernaryMatmulOptions,
 } from '../../lib/index.js';
+import { ternaryMatmuls } from '../../lib/ops/ternary-matmul.js';
 import { expectIdentical } from '../compare.js';
 import { ternaryMatmulFloatSpec, ternaryMatmulSpec } from '../formulas/ternary-matmul.js';
 import { int8Of, int8Product } from '../formulas/ternary.js';
@@ -82,6 +83,29 @@ describe('ternaryMatmul', () => {
           k,
         });
         expect([...(await out.data())]).toEqual([expected, expected]);
+      }
+    });
+
+    test.each([1, 2, 8, 9, 70])('several weights at once are as one by one, %i tokens', async (m) => {
+      const k = 640;
+      const random = new Random(`several ${m}`);
+      for (const dtype of FLOAT_DTYPES) {
+        const x = make(device, dtype, [m, k], random.normals(m * k));
+        const products = [16, 1, 130, 48, 264].map((n, i) => ({
+          weight: TernaryTensor.fromTrits(
+            random.integers(n * k, -1, 1),
+            [n, k],
+            i % 2 ? Array.from({ length: n }, () => Math.fround(random.next())) : 0.75,
+            { device },
+          ),
+          bias: i > 1 ? make(device, dtype, [n], random.normals(n)) : null,
+        }));
+        const together = ternaryMatmuls(x, products);
+        expect(together).toHaveLength(products.length);
+        for (const [i, { weight, bias }] of products.entries()) {
+          expect(await bitsOf(together[i])).toEqual(await bitsOf(ternaryMatmul(x, weight, { bias })));
+          weight.dispose();
+        }
       }
     });
 
