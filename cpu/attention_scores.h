@@ -50,7 +50,8 @@ TERNFLASH_INLINE void softmax_exp(Vec (&x)[COUNT]) {
     for (int i = 0; i < COUNT; i++) p[i] = p[i] * f[i] + FACTORS[step];
   }
   TERNFLASH_UNROLL
-  for (int i = 0; i < COUNT; i++) p[i] = as_float(as_int(p[i]) + (as_int(shifted[i]) << 23));
+  for (int i = 0; i < COUNT; i++)  // unsigned: below -87 it overflows, and is not taken
+    p[i] = as_float(VecInt(VecUint(as_int(p[i])) + (VecUint(as_int(shifted[i])) << 23)));
   TERNFLASH_UNROLL
   for (int i = 0; i < COUNT; i++) x[i] = x[i] < -87.0f ? Vec{} : p[i];
 }
