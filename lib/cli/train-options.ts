@@ -69,7 +69,7 @@ Ctrl-C stops after the step in progress and saves it.
   --epochs N             times that each document is learnt from; default 1
   --steps N              steps, instead of epochs
   --batch-tokens N       most tokens of a batch, in which documents lie end to end; default 4096
-  --sequence-length N    most tokens of a document; default 2048, or --batch-tokens if that is less
+  --sequence-length N    most tokens of a document; default 2048, or the model's context or --batch-tokens if that is less
   --long split|cut       what becomes of longer ones: pieces, or their beginning; default split
   --accumulate N         batches in a step; default 1
   --learning-rate R      the highest; default 0.0002, with --full 0.00002. It falls to a tenth along a cosine
@@ -106,7 +106,8 @@ export interface TrainSettings {
   merge: boolean;
   length: { epochs: number } | { steps: number };
   batchTokens: number;
-  sequenceLength: number;
+  /** Null: follows from the model. */
+  sequenceLength: number | null;
   longDocuments: 'split' | 'cut';
   accumulate: number;
   learningRate: number;
@@ -181,7 +182,7 @@ export function readTrainOptions(given: GivenOptions): TrainSettings {
         ? { epochs: number('epochs', 1, 1, 2 ** 20) }
         : { steps: number('steps', 1, 1, 2 ** 31 - 1) },
     batchTokens,
-    sequenceLength: number('sequence-length', Math.min(2048, batchTokens), 1, batchTokens),
+    sequenceLength: given['sequence-length'] === undefined ? null : number('sequence-length', 1, 1, batchTokens),
     longDocuments: choice('long', 'split', ['split', 'cut']),
     accumulate: number('accumulate', 1, 1, 2 ** 16),
     learningRate: number('learning-rate', full ? 2e-5 : 2e-4, Number.MIN_VALUE, Infinity, false),

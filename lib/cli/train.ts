@@ -7,7 +7,7 @@ import type { DeviceName } from '../device.js';
 import type { FloatDType } from '../dtype.js';
 import { OptionError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
-import { loadModel } from '../models/load-model.js';
+import { contextLengthOf, loadModel } from '../models/load-model.js';
 import { tokenizerPlace } from '../models/text-files.js';
 import { TernaryLinear } from '../nn/linear.js';
 import { applyLora, mergeLora, saveLora } from '../nn/lora.js';
@@ -57,8 +57,9 @@ export const train: Command = {
     if (!values.out) throw new WrongCall('expected --out, got none');
     const folder = new RunFolder(values.out);
     const options = await folder.options(values);
-    const settings = readTrainOptions(options);
-    const tokenizer = await Tokenizer.load(await tokenizerPlace(settings.model));
+    const given = readTrainOptions(options);
+    const tokenizer = await Tokenizer.load(await tokenizerPlace(given.model));
+    const settings = { ...given, sequenceLength: given.sequenceLength ?? (await defaultSequenceLength(given)) };
     const data = await readData(settings, tokenizer, context.signal);
     const model = await loadModel(settings.model, {
       ...(settings.device !== null && { device: settings.device as DeviceName }),
@@ -78,7 +79,14 @@ export const train: Command = {
   },
 };
 
-async function readData(settings: TrainSettings, tokenizer: Tokenizer, signal: AbortSignal): Promise<Data> {
+/** Settings of which none is left open. */
+type SettledSettings = TrainSettings & { sequenceLength: number };
+
+async function defaultSequenceLength({ model, batchTokens }: TrainSettings): Promise<number> {
+  return Math.min(2048, batchTokens, (await contextLengthOf(model)) || Infinity);
+}
+
+async function readData(settings: SettledSettings, tokenizer: Tokenizer, signal: AbortSignal): Promise<Data> {
   const {
     batchTokens: maxTokens,
     sequenceLength: maxSequenceLength,
@@ -95,7 +103,7 @@ async function readData(settings: TrainSettings, tokenizer: Tokenizer, signal: A
 }
 
 interface Run {
-  settings: TrainSettings;
+  settings: SettledSettings;
   tokenizer: Tokenizer;
   data: Data;
   model: CausalLM;
@@ -140,7 +148,7 @@ async function runTraining(run: Run): Promise<void> {
 
 function prepareModel(
   model: CausalLM,
-  { lora, seed, sequenceLength }: TrainSettings,
+  { lora, seed, sequenceLength }: SettledSettings,
   { train, evaluation }: Data,
 ): void {
   const largest = Math.max(train.largestToken, evaluation?.largestToken ?? 0);

@@ -10,7 +10,7 @@ import { device as deviceNamed, type Device, type DeviceName } from '../device.j
 import { createDryDevice } from '../dry-device.js';
 import { FLOAT_DTYPES, type FloatDType } from '../dtype.js';
 import { DTypeError, FormatError, OptionError, ShapeError } from '../errors.js';
-import { readJson } from '../formats/json.js';
+import { parseJsonText, readJson } from '../formats/json.js';
 import { openTensors } from '../formats/open-tensors.js';
 import { readFloats } from '../formats/read-floats.js';
 import { readTernary, type StoredTernary } from '../formats/read-ternary.js';
@@ -115,6 +115,25 @@ export async function loadModel(location: string, options: LoadModelOptions = {}
   } finally {
     await checkpoint.file.close();
   }
+}
+
+/**
+ * @internal Tokens that the model at `location` takes at most, 0 if it names no limit; what is there is not read further.
+ *
+ * @throws as {@link loadModel}.
+ */
+export async function contextLengthOf(location: string): Promise<number> {
+  const own = await ownFile(location);
+  if (own === null) {
+    const { config, file } = await openCheckpoint(location);
+    await file.close();
+    return config.options.contextLength ?? 0;
+  }
+  const source = await openTensors(own);
+  await source.close();
+  const { config } = source.metadata;
+  const { contextLength } = parseJsonText(own, 8, String(config)) as Partial<CausalLMOptions>;
+  return typeof contextLength === 'number' ? contextLength : 0;
 }
 
 /** The file, if `CausalLM.save` wrote what is there; else null. */

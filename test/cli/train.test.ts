@@ -255,9 +255,24 @@ describe('ternflash train', () => {
     );
     const { model: whole } = await inputs({ contextLength: 30 });
     args[2] = whole;
-    expect((await call(args)).errors).toBe(
-      "ternflash train: expected a sequence length of at most 30, the model's context, got 2048\n",
+    expect((await call([...args, '--sequence-length', '31'])).errors).toBe(
+      "ternflash train: expected a sequence length of at most 30, the model's context, got 31\n",
     );
+    // Without a length, that of the context.
+    const first = async (out: string, ...more: string[]): Promise<StepReport> => {
+      const run = await call([
+        ...args.slice(0, -1),
+        path.join(place, out),
+        '--steps',
+        '1',
+        '--json',
+        '--quiet',
+        ...more,
+      ]);
+      expect([run.code, run.errors]).toEqual([0, '']);
+      return reportsOf(run.out)[0];
+    };
+    expect((await first('without')).loss).toBe((await first('with', '--sequence-length', '30')).loss);
   });
 
   test('--help', async () => {
