@@ -18,8 +18,10 @@ inline std::atomic<int64_t> allocations_left{0};
 
 // Whether this one has to fail.
 inline bool allocation_fails() {
-  if (allocations_left.load(std::memory_order_relaxed) == 0) return false;
-  return allocations_left.fetch_sub(1) == 1;
+  int64_t left = allocations_left.load(std::memory_order_relaxed);
+  while (left > 0)  // of threads that ask at once, none counts on below 0
+    if (allocations_left.compare_exchange_weak(left, left - 1)) return left == 1;
+  return false;
 }
 
 inline void expect_allocation() {

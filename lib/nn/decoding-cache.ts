@@ -212,9 +212,11 @@ export class DecodingCache {
 
   private forEach(op: string, name: string, given: number | readonly number[]): readonly number[] {
     const each = typeof given === 'number' ? new Array<number>(this.batch).fill(given) : given;
-    if (!Array.isArray(each) || !Array.from(each).every((count) => typeof count === 'number'))
+    const isList = Array.isArray(each);
+    if (isList && each.length !== this.batch)
+      throw new ShapeError(`${op}: expected ${this.batch} ${name}, got ${each.length}`);
+    if (!isList || !Array.from(each).every((count) => typeof count === 'number'))
       throw new OptionError(`${op}: expected a number or an array of numbers for ${name}, got ${describe(given)}`);
-    if (each.length !== this.batch) throw new ShapeError(`${op}: expected ${this.batch} ${name}, got ${each.length}`);
     return each;
   }
 

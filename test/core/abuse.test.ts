@@ -5,11 +5,14 @@ import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import {
+  bitLinear,
   CausalLM,
+  device,
   device as deviceNamed,
   FormatError,
   generate,
   keep,
+  KernelError,
   loadModel,
   memory,
   ones,
@@ -22,9 +25,10 @@ import {
   setMemoryLimit,
   ShapeError,
   tensor,
+  type Tensor,
+  tidy,
   Tokenizer,
   zeros,
-  type Tensor,
 } from '../../lib/index.js';
 import { describe as describeValue } from '../../lib/describe.js';
 import { native, type Native } from '../../lib/native.js';
@@ -166,5 +170,25 @@ describe('files', () => {
     await expect(x.data()).rejects.toThrow(OutOfMemoryError);
     expect(memory().cpu.tensors - before).toBeLessThanOrEqual(1); // of the op that was not queued: the collector's
     expect(Array.from(await scale(x, 2).data())).toEqual([2, 4, 6]);
+  });
+
+  test('is one, though two threads allocate at the same time', async () => {
+    using x = tensor(new Float32Array(8 * 64).fill(1), { shape: [8, 64], device: 'cpu' });
+    using weight = tensor(new Float32Array(64 * 64).fill(1), { shape: [64, 64], device: 'cpu' });
+    // While this thread takes memory for results, the other one takes scratch memory for products.
+    for (let i = 0; i < 300; i++) {
+      addon.failAllocation(20 + (i % 7));
+      try {
+        tidy(() => {
+          for (let call = 0; call < 12; call++) bitLinear(x, weight);
+        });
+      } catch (error) {
+        expect(error).toBeInstanceOf(OutOfMemoryError);
+      }
+      await device('cpu')
+        .synchronize()
+        .catch((error: unknown) => expect(error).toBeInstanceOf(KernelError));
+      expect(addon.allocationsLeft()).toBe(0);
+    }
   });
 });

@@ -161,6 +161,20 @@ describeBackends((device) => {
     expect(await logitsOf(noGrad(() => model.nextLogits(tokens(16), cache)))).toEqual(first);
   });
 
+  test('lengths that are no list of one for each sequence', () => {
+    const model = smallModel(device);
+    const cache = model.createCache(2, 8);
+    for (const call of ['setLengths', 'advance', 'reserve'] as const) {
+      // As many as an array can have, none of them there: not looked at one by one.
+      expect(() => cache[call](new Array<number>(2 ** 32 - 1))).toThrow(ShapeError);
+      expect(() => cache[call](new Array<number>(2))).toThrow(OptionError);
+      expect(() => cache[call]('1' as unknown as number)).toThrow(OptionError);
+    }
+    expect([...cache.lengths]).toEqual([0, 0]);
+    cache.dispose();
+    model.dispose();
+  });
+
   test('a batch takes the pages of its own tokens', async () => {
     using model = smallModel(device);
     const made = jest.spyOn(CausalLM.prototype, 'createCache');

@@ -47,7 +47,7 @@ export const MODEL_CALLS: Readonly<Record<string, MakeArguments>> = {
   'new CausalLM': (w) => [config(), { device: w.device }],
   'CausalLM.load': (w) => [w.files.model, { device: w.device }],
   'CausalLM#checkpointConfig=': (w) => [w.model(), { enabled: true, every: 2, policy: 'selective', offload: 'host' }],
-  'CausalLM#createCache': (w) => [w.model(), 2, 4],
+  'CausalLM#createCache': (w) => [w.model(), 2, 32, { dtype: 'int8', pageSize: 16, pages: 3 }],
   'CausalLM#forward': (w) => [w.model(), w.ids(1, 3), { cuSeqlens: [0, 1, 3] }],
   'CausalLM#nextLogits': (w) => {
     const model = w.model();
@@ -61,6 +61,7 @@ export const MODEL_CALLS: Readonly<Record<string, MakeArguments>> = {
   'new DecodingCache': (w) => [2, 4, { keyHeads: 1, headDim: 4, dtype: 'float16', layers: 2 }, device(w.device)],
   'DecodingCache#setLengths': (w) => [w.own(w.model().createCache(2, 4)), [1, 2]],
   'DecodingCache#advance': (w) => [w.own(w.model().createCache(2, 4)), [1, 2]],
+  'DecodingCache#reserve': (w) => [w.own(w.model().createCache(2, 32, { pageSize: 16, pages: 4 })), [1, 17]],
   'DecodingCache#dispose': (w) => [w.own(w.model().createCache(2, 4))],
 
   generate: (w) => {

@@ -83,6 +83,7 @@ export const MODULE_CALLS: Readonly<Record<string, MakeArguments>> = {
   'LayerNorm#forward': (w) => [w.own(new LayerNorm(8, { device: w.device })), w.t([2, 8])],
   'new RMSNorm': (w) => [8, { eps: 1e-5, dtype: 'float32', device: w.device }],
   'RMSNorm#forward': (w) => [w.own(new RMSNorm(8, { device: w.device })), w.t([2, 8])],
+  'RMSNorm#forwardSum': (w) => [w.own(new RMSNorm(8, { device: w.device })), w.t([2, 8]), w.t([2, 8])],
   'new Attention': (w) => [layerConfig(), placement(w)],
   'Attention#forward': (w) => [block(w, Attention), w.t([1, 3, 8]), { cuSeqlens: [0, 1, 3] }],
   'new MLP': (w) => [layerConfig(), placement(w)],
