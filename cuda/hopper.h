@@ -60,6 +60,20 @@ __device__ __forceinline__ bool mbarrier_test(uint32_t barrier_smem, uint32_t pa
   return done != 0;
 }
 
+// Which of COUNT slots is next, and the parity of its barrier.
+template <int COUNT>
+struct Ring {
+  int slot = 0;
+  uint32_t parity;
+  __device__ explicit Ring(uint32_t first_parity) : parity(first_parity) {}
+  __device__ void advance() {
+    if (++slot == COUNT) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // What the L2 cache should keep.
 constexpr uint64_t L2_NORMAL = 0x1000000000000000;
 constexpr uint64_t L2_EVICT_FIRST = 0x12F0000000000000;

@@ -78,20 +78,6 @@ struct HopperTiling {
   static_assert(BYTES <= 232448, "227 KB a block");
 };
 
-// Which of COUNT slots is next, and the parity of its barrier.
-template <int COUNT>
-struct Ring {
-  int slot = 0;
-  uint32_t parity;
-  __device__ explicit Ring(uint32_t first_parity) : parity(first_parity) {}
-  __device__ void advance() {
-    if (++slot == COUNT) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // Named barriers; 0 is __syncthreads. Each is followed by one for every computing warpgroup.
 constexpr int BAR_STORED = 2;  // the warpgroup's output is in shared memory
 constexpr int BAR_OWN = 5;     // within the warpgroup

@@ -40,20 +40,6 @@ struct TernaryMaps {
   CUtensorMap out;     // persistent: boxes of 64 rows of W x 128 tokens
 };
 
-// A place in shared memory that is filled and used in turn, and the parity of its barriers.
-template <int STAGES>
-struct Stage {
-  int slot = 0;
-  uint32_t parity;
-  __device__ explicit Stage(uint32_t first_parity) : parity(first_parity) {}
-  __device__ __forceinline__ void advance() {
-    if (++slot == STAGES) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // M_TILES: of 64 rows of W, of a warpgroup.
 template <int M_TILES, int TOKENS_, int X_STAGES_, int W_STAGES_>
 struct Layout {
@@ -96,8 +82,8 @@ struct Loader {
   const TernaryMaps& maps;
   const uint32_t smem;
   const uint32_t barriers_smem;
-  Stage<L::X_STAGES> x{1};
-  Stage<L::W_STAGES> w{1};
+  Ring<L::X_STAGES> x{1};
+  Ring<L::W_STAGES> w{1};
 
   // Codes of 128 features from `feature` of the tile's tokens.
   __device__ __forceinline__ void codes(int feature, int first_token) {
@@ -123,8 +109,8 @@ struct Multiplier {
   using Product = Wgmma<int8_t, TOKENS>;
   const uint32_t smem;
   const uint32_t barriers_smem;
-  Stage<L::X_STAGES> x{0};
-  Stage<L::W_STAGES> w{0};
+  Ring<L::X_STAGES> x{0};
+  Ring<L::W_STAGES> w{0};
   int quarter = 0;              // of the unit of W
   uint32_t previous_empty = 0;  // the barrier of the codes that are still being multiplied
   uint32_t row_offset;          // of this thread's first row, and the words of its lane in a chunk of 16 bytes

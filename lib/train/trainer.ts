@@ -3,6 +3,7 @@
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { checkInteger, checkNumber, checkOptions, checkPath, checkSignal, checkTensor } from '../check.js';
+import { describe } from '../describe.js';
 import type { Device } from '../device.js';
 import { FormatError, OptionError, ShapeError, TrainingError } from '../errors.js';
 import { isObject } from '../formats/json.js';
@@ -36,7 +37,11 @@ interface SavedState {
 }
 
 function defaultOptimizer(parameters: ReadonlyMap<string, Tensor>, options: TrainerOptions['optimizer']): AdamW {
-  if (typeof options === 'function') return options(parameters);
+  if (typeof options === 'function') {
+    const made: unknown = options(parameters);
+    if (made instanceof AdamW) return made;
+    throw new OptionError(`Trainer: expected an AdamW from optimizer, got ${describe(made)}`);
+  }
   const all = [...parameters.values()];
   return new AdamW(
     [

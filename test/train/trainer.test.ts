@@ -593,6 +593,9 @@ describe('what is refused', () => {
     expect(message({ model: new Weight([1]), loss: () => tensor(1), checkpoint: { every: 2 } })).toBe(
       'Trainer: expected a model with a checkpointConfig beside checkpoint, got one without',
     );
+    expect(message({ optimizer: () => undefined as unknown as AdamW })).toBe(
+      'Trainer: expected an AdamW from optimizer, got undefined',
+    );
     expect(message({ data: undefined })).toBe(
       'Trainer: expected tokens or a source of batches for data, got undefined',
     );
