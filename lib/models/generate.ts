@@ -122,8 +122,9 @@ async function* run(
   const withLog = checkBoolean(op, 'logProbabilities', options.logProbabilities ?? false);
   checkSignal(op, options.signal);
   const seed = checkSeed(op, options.seed ?? 0);
-  const stops = new Set(checkArray(op, 'stopTokens', options.stopTokens ?? []));
-  for (const id of stops) checkInteger(op, 'stopTokens', id, 0, 2 ** 31 - 1);
+  const stops = new Set<number>();
+  for (const id of checkArray(op, 'stopTokens', options.stopTokens ?? []))
+    stops.add(checkInteger(op, 'stopTokens', id, 0, 2 ** 31 - 1)); // each before the next is looked at: a list may be long
   if (options.cache !== undefined && !(options.cache instanceof DecodingCache))
     throw new OptionError(`${op}: expected a DecodingCache for cache, got ${describe(options.cache)}`);
   for (const prompt of prompts) {

@@ -63,6 +63,17 @@ describe('what plain JavaScript hands in', () => {
       expect(() => reshape(ones([2], { device }), new Array<number>(2 ** 32 - 1))).toThrow(ShapeError);
     });
 
+    test('of a list of stop tokens the first hole is told, and no other looked at', async () => {
+      using model = new CausalLM(
+        { vocabulary: 8, layers: 1, hidden: 8, heads: 1, intermediate: 8, ternary: false },
+        { device },
+      );
+      const stopTokens = new Array<number>(2 ** 32 - 1); // to go through them takes minutes
+      await expect(generate(model, [1], { maxTokens: 1, stopTokens }).next()).rejects.toThrow(
+        new OptionError('generate: expected an integer from 0 to 2147483647 for stopTokens, got undefined'),
+      );
+    });
+
     test('options are no list, map or date; lists are not deeper than tensors', () => {
       for (const options of [[], new Map(), new Date(0), null, Symbol('x')])
         expect(() => zeros([1], options as never)).toThrow(OptionError);
