@@ -272,13 +272,17 @@ describeBackends((device) => {
   (device === 'cpu' ? test : test.skip)('a step that fails ends the tokens with its error', async () => {
     using model = smallModel(device);
     const failed = new KernelError('flashAttention: expected luck, got none', 'flashAttention');
-    const replay = jest.spyOn(CapturedGraph.prototype, 'replay').mockRejectedValueOnce(failed);
+    // Whoever reads what a step has written hears of it.
+    const enqueue = jest.spyOn(CapturedGraph.prototype, 'enqueue').mockImplementationOnce(() => {
+      jest.spyOn(model.device, 'read').mockRejectedValueOnce(failed);
+    });
     const tokens: number[] = [];
     const run = async (): Promise<void> => {
       for await (const token of generate(model, [1, 2], { maxTokens: 9 })) tokens.push(token);
     };
     await expect(run()).rejects.toBe(failed);
-    replay.mockRestore();
+    expect(enqueue).toHaveBeenCalledTimes(1);
+    jest.restoreAllMocks();
     expect(tokens).toHaveLength(1);
   });
 
